@@ -1,0 +1,169 @@
+package archive
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// FormatVersion is the version of ckarchive.json that this package writes. A
+// reader takes every version up to it and rejects later ones.
+const FormatVersion = 1
+
+// FormatCRIU says that the images are CRIU's.
+const FormatCRIU = "criu"
+
+// Metadata is ckarchive.json: what a restorer must know of a checkpoint before
+// it reads the images, and the proof of every other member.
+type Metadata struct {
+	FormatVersion int       `json:"formatVersion"`
+	Format        string    `json:"format"` // whose images: FormatCRIU
+	Tool          string    `json:"tool"`   // "ckarchive/VERSION"
+	Created       time.Time `json:"created"`
+	Container     Container `json:"container"`
+	Host          Host      `json:"host"`
+	CRIU          string    `json:"criuVersion,omitempty"` // "4.2.1"
+	// Options are the options of the dump, by the names of the command line's flags.
+	// Restoring needs some of them again (tcp-established, file-locks, ext-unix-sk, ...).
+	Options map[string]string `json:"options,omitempty"`
+	// Externals are the objects outside the container that CRIU recorded by key.
+	Externals []External `json:"externals,omitempty"`
+	Base      *Base      `json:"base,omitempty"`
+	Rootfs    *Rootfs    `json:"rootfs,omitempty"`
+	Stats     *Stats     `json:"stats,omitempty"`
+	// Members are all files of the archive but ckarchive.json itself, in the order of the archive.
+	Members []Member `json:"members"`
+}
+
+// Container is the container that was dumped.
+type Container struct {
+	ID      string    `json:"id"`
+	Name    string    `json:"name,omitempty"`
+	Engine  string    `json:"engine,omitempty"` // who managed it: podman, containerd, ...; empty for a runtime alone
+	Runtime Runtime   `json:"runtime"`
+	Created time.Time `json:"created,omitzero"`
+	// Generation counts dumps in a row: 1 for a container that was never restored.
+	Generation int `json:"generation,omitempty"`
+	// MemoryBytes is the sum of the pages files.
+	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	// Processes is the number of tasks in the tree.
+	Processes int `json:"processes,omitempty"`
+}
+
+// Runtime is the OCI runtime of a container.
+type Runtime struct {
+	Name    string `json:"name"`              // runc, crun, youki, direct
+	Version string `json:"version,omitempty"` // first line of its --version
+	Root    string `json:"root,omitempty"`    // its state directory
+	Bundle  string `json:"bundle,omitempty"`
+}
+
+// Host is the machine of the dump, as far as a restore depends on it.
+type Host struct {
+	Architecture  string `json:"architecture"`  // Go's name: amd64, arm64
+	Kernel        string `json:"kernel"`        // uname -r
+	CgroupVersion string `json:"cgroupVersion"` // v1, v2 or hybrid
+	CPU           string `json:"cpu,omitempty"` // the model's name
+	Distribution  string `json:"distribution,omitempty"`
+	Version       string `json:"distributionVersion,omitempty"`
+}
+
+// External is an object outside the container that the images refer to by a
+// key and that a restore must supply.
+type External struct {
+	Kind string `json:"kind"`           // mount, file, tty, unix, net, pid
+	Key  string `json:"key"`            // CRIU's key
+	Path string `json:"path,omitempty"` // mount point or path inside the container
+	// Directory tells, for a mount, whether its root is a directory.
+	Directory bool `json:"directory,omitempty"`
+	// Flags are the open(2) flags of an external file; Size is its length in bytes at the dump.
+	Flags int   `json:"flags,omitempty"`
+	Size  int64 `json:"size,omitempty"`
+	// FD is the descriptor of the first process that holds an external file.
+	FD int `json:"fd,omitempty"`
+}
+
+// Base is the root file system that the rootfs diff is relative to. All fields
+// empty: the diff is the whole tree.
+type Base struct {
+	Image    string   `json:"image,omitempty"`    // fully qualified name
+	ImageID  string   `json:"imageID,omitempty"`  // config digest
+	Manifest string   `json:"manifest,omitempty"` // manifest digest
+	DiffIDs  []string `json:"diffIDs,omitempty"`
+	Path     string   `json:"path,omitempty"`   // a directory of the dumping host
+	Layers   []string `json:"layers,omitempty"` // overlay lowers of the dumping host, top first
+}
+
+// Rootfs says how the rootfs diff was made.
+type Rootfs struct {
+	Method  string   `json:"method"`            // overlay, directory, whole
+	Files   int      `json:"files"`             // entries of the diff
+	Deleted int      `json:"deleted,omitempty"` // deletions
+	Skipped []string `json:"skipped,omitempty"` // sockets, which a tar cannot hold
+}
+
+// Stats are the times and amounts of a dump. Times are in microseconds.
+type Stats struct {
+	FreezingTime uint64 `json:"freezingTime"`
+	FrozenTime   uint64 `json:"frozenTime"`
+	MemdumpTime  uint64 `json:"memdumpTime"`
+	MemwriteTime uint64 `json:"memwriteTime"`
+	PagesScanned uint64 `json:"pagesScanned"`
+	PagesWritten uint64 `json:"pagesWritten"`
+	// PausedTime is how long the container stood still in all: dump and root file system.
+	PausedTime uint64 `json:"pausedTime,omitempty"`
+}
+
+// Member is one file of the archive.
+type Member struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`   // bytes
+	SHA256 string `json:"sha256"` // lower-case hex
+}
+
+// Marshal gives the bytes of ckarchive.json.
+func (m *Metadata) Marshal() ([]byte, error) {
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return append(b, '\n'), nil
+}
+
+// ParseMetadata reads ckarchive.json. Fields that it does not know are ignored;
+// a later format version, duplicate keys and malformed members are rejected.
+func ParseMetadata(b []byte) (*Metadata, error) {
+	var m Metadata
+	if err := DecodeJSON(MetadataFile, b, &m); err != nil {
+		return nil, err
+	}
+	if m.FormatVersion < 1 || m.FormatVersion > FormatVersion {
+		return nil, rejectEntry(MetadataFile, "format version %d, this program knows 1 to %d", m.FormatVersion, FormatVersion)
+	}
+	seen := make(map[string]bool, len(m.Members))
+	for _, mem := range m.Members {
+		clean, err := CleanName(mem.Name)
+		if err != nil || clean != mem.Name {
+			return nil, rejectEntry(MetadataFile, "member name %s", QuoteName(mem.Name))
+		}
+		if seen[clean] {
+			return nil, rejectEntry(MetadataFile, "member %s listed twice", QuoteName(mem.Name))
+		}
+		seen[clean] = true
+		if mem.Size < 0 || !isSHA256(mem.SHA256) {
+			return nil, rejectEntry(MetadataFile, "size or digest of member %s", QuoteName(mem.Name))
+		}
+	}
+	return &m, nil
+}
+
+func isSHA256(s string) bool {
+	if len(s) != 64 {
+		return false
+	}
+	for _, c := range s {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
