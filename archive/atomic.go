@@ -1,0 +1,200 @@
+package archive
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sys/unix"
+)
+
+// AtomicFile is a file that has its name only when it is whole: it is written
+// under a temporary name in the same directory, synced, read back, renamed,
+// and the directory is synced.
+type AtomicFile struct {
+	file    *os.File
+	dir     string
+	path    string
+	replace bool
+	sum     *xxhash.Digest
+	size    int64
+	closed  bool
+}
+
+var _ io.WriteCloser = (*AtomicFile)(nil)
+
+// CreateAtomic begins the file path, mode 0600. With replace an existing regular file is
+// replaced by Commit and stays as it is until then; without, it is an [ErrExists].
+// A symbolic link, directory, FIFO or device under that name is never replaced.
+func CreateAtomic(path string, replace bool) (*AtomicFile, error) {
+	if err := checkTarget(path, replace); err != nil {
+		return nil, err
+	}
+	dir, base := filepath.Split(path)
+	if dir == "" {
+		dir = "."
+	}
+	temp := filepath.Join(dir, "."+shorten(base)+".ckarchive-"+rand.Text()[:12])
+	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, fileMode)
+	if err != nil {
+		return nil, fmt.Errorf("create a file in %q: %w", dir, bare(err))
+	}
+	return &AtomicFile{file: f, dir: dir, path: path, replace: replace, sum: xxhash.New()}, nil
+}
+
+// shorten leaves room for the temporary name's own parts.
+func shorten(base string) string {
+	const room = MaxComponentBytes - 32
+	return base[:min(len(base), room)]
+}
+
+func checkTarget(path string, replace bool) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("create %q: %w", path, bare(err))
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("create %q: %w as a %s, which is never replaced", path, ErrExists, describeMode(info.Mode()))
+	case !replace:
+		return fmt.Errorf("create %q: the file %w", path, ErrExists)
+	}
+	return nil
+}
+
+func describeMode(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "directory"
+	case m&fs.ModeSymlink != 0:
+		return "symbolic link"
+	case m&fs.ModeNamedPipe != 0:
+		return "FIFO"
+	case m&fs.ModeSocket != 0:
+		return "socket"
+	}
+	return "device"
+}
+
+// bare drops the path that os adds to an error: the message has it already.
+func bare(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// Write implements [io.Writer].
+func (a *AtomicFile) Write(p []byte) (int, error) {
+	n, err := a.file.Write(p)
+	a.size += int64(n)
+	// xxhash finds what a disk or a file system lost; it is no proof against an attacker.
+	_, _ = a.sum.Write(p[:n])
+	if err != nil {
+		return n, fmt.Errorf("write %q: %w", a.path, bare(err))
+	}
+	return n, nil
+}
+
+// Commit makes the file visible under its name and durable. An [ErrNotDurable] means that
+// it is visible and whole while the last sync failed. Every other error leaves no
+// file of that name behind, or the old one.
+func (a *AtomicFile) Commit(ctx context.Context) (err error) {
+	if a.closed {
+		return errClosed
+	}
+	defer func() { err = errors.Join(err, a.Close()) }()
+	if err := a.file.Sync(); err != nil {
+		return fmt.Errorf("sync %q: %w", a.path, bare(err))
+	}
+	if err := a.readBack(ctx); err != nil {
+		return fmt.Errorf("read back %q: %w", a.path, err)
+	}
+	if err := a.rename(); err != nil {
+		return fmt.Errorf("name %q: %w", a.path, err)
+	}
+	if err := syncDir(a.dir); err != nil {
+		return fmt.Errorf("sync the directory of %q: %w: %w", a.path, ErrNotDurable, err)
+	}
+	return nil
+}
+
+// readBack compares the file with what was written to it.
+func (a *AtomicFile) readBack(ctx context.Context) error {
+	sum := xxhash.New()
+	n, err := copyContext(ctx, sum, io.NewSectionReader(a.file, 0, a.size+1))
+	switch {
+	case err != nil:
+		return err
+	case n != a.size || sum.Sum64() != a.sum.Sum64():
+		return errors.New("the file system gives back other bytes than were written")
+	}
+	return nil
+}
+
+func (a *AtomicFile) rename() error {
+	if a.replace {
+		return bareLink(os.Rename(a.file.Name(), a.path))
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, a.file.Name(), unix.AT_FDCWD, a.path, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		// The file system has no such rename; a hard link does not replace either, and
+		// Close removes the temporary name.
+		err = bareLink(os.Link(a.file.Name(), a.path))
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("the file %w since it was checked", ErrExists)
+	}
+	return err
+}
+
+func bareLink(err error) error {
+	var le *os.LinkError
+	if errors.As(err, &le) {
+		return le.Err
+	}
+	return err
+}
+
+// Close removes what was not committed.
+func (a *AtomicFile) Close() error {
+	if a.closed {
+		return nil
+	}
+	a.closed = true
+	err := a.file.Close()
+	if rerr := os.Remove(a.file.Name()); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	return err
+}
+
+// WriteFileAtomic writes data to path as an [AtomicFile], replacing what is there.
+func WriteFileAtomic(ctx context.Context, path string, data []byte) (err error) {
+	f, err := CreateAtomic(path, true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Commit(ctx)
+}
+
+func syncDir(dir string) (err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	return d.Sync()
+}

@@ -1,0 +1,192 @@
+package archive
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+)
+
+// ReaderOptions adjust a [Reader].
+type ReaderOptions struct {
+	// MaxBytes limits the sum of the sizes of all members, in bytes; 0 means MaxTotalBytes.
+	MaxBytes int64
+}
+
+// Reader is a [Source] over a tar stream, compressed or not. It takes the
+// archives of every engine and rejects, on the stream and before a sink sees
+// anything of the entry, whatever is not a plain tree of regular files and
+// directories with a proper end.
+type Reader struct {
+	frames  *framing
+	tar     *tar.Reader
+	unpack  io.Closer
+	packed  Compression
+	max     int64
+	total   int64
+	entries int
+	kinds   map[string]Kind // every name so far, parents included as directories
+	err     error
+}
+
+var _ Source = (*Reader)(nil)
+
+// NewReader reads the archive in r. r stays the caller's and must outlive the Reader.
+func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
+	plain, packed, err := Decompress(r)
+	if err != nil {
+		return nil, err
+	}
+	limit := opts.MaxBytes
+	if limit <= 0 {
+		limit = MaxTotalBytes
+	}
+	frames := newFraming(plain)
+	return &Reader{
+		frames: frames,
+		tar:    tar.NewReader(frames),
+		unpack: plain,
+		packed: packed,
+		max:    limit,
+		kinds:  map[string]Kind{},
+	}, nil
+}
+
+// Compression tells how the stream is packed.
+func (r *Reader) Compression() Compression { return r.packed }
+
+// Next implements [Source].
+func (r *Reader) Next(ctx context.Context) (Entry, io.Reader, error) {
+	if r.err != nil {
+		return Entry{}, nil, r.err
+	}
+	e, body, err := r.next(ctx)
+	r.err = err
+	return e, body, err
+}
+
+func (r *Reader) next(ctx context.Context) (Entry, io.Reader, error) {
+	if err := ctx.Err(); err != nil {
+		return Entry{}, nil, context.Cause(ctx)
+	}
+	for {
+		h, err := r.tar.Next()
+		if errors.Is(err, io.EOF) {
+			return r.end()
+		}
+		if err != nil {
+			return Entry{}, nil, r.headerError(err)
+		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue
+		}
+		if h.Typeflag == tar.TypeDir && (h.Name == "./" || h.Name == ".") {
+			continue // tar -C dir -cf x.tar . begins with the folder itself
+		}
+		e, err := r.accept(h)
+		if err != nil {
+			return Entry{}, nil, err
+		}
+		if e.Kind == KindDir {
+			return e, nil, nil
+		}
+		return e, &tarBody{r: r.tar}, nil
+	}
+}
+
+// end is reached when archive/tar saw an end, which it also does where there is none.
+func (r *Reader) end() (Entry, io.Reader, error) {
+	if err := r.frames.finish(); err != nil {
+		return Entry{}, nil, err
+	}
+	if r.entries == 0 {
+		return Entry{}, nil, fmt.Errorf("%w: it has no members", ErrNotArchive)
+	}
+	return Entry{}, nil, io.EOF
+}
+
+func (r *Reader) headerError(err error) error {
+	switch {
+	case errors.Is(err, ErrRejected):
+		return err
+	case errors.Is(err, tar.ErrHeader) && r.entries == 0:
+		return fmt.Errorf("%w: no tar header where the first should be", ErrNotArchive)
+	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
+		return rejectf("damaged tar header after %d members: %w", r.entries, err)
+	}
+	return asRejection(err)
+}
+
+// accept checks one header against the rules.
+func (r *Reader) accept(h *tar.Header) (Entry, error) {
+	name, err := CleanName(h.Name)
+	if err != nil {
+		return Entry{}, &EntryError{Op: "read", Name: h.Name, Err: err}
+	}
+	e := Entry{Name: name, Mode: h.FileInfo().Mode().Perm(), ModTime: h.ModTime}
+	switch h.Typeflag {
+	case tar.TypeDir:
+		e.Kind = KindDir
+	case tar.TypeReg, tar.TypeCont:
+		e.Kind, e.Size = KindFile, h.Size
+	default:
+		return Entry{}, rejectEntry(name, "type %q: only regular files and directories are allowed", h.Typeflag)
+	}
+	if r.entries++; r.entries > MaxEntries {
+		return Entry{}, rejectf("more than %d members", MaxEntries)
+	}
+	if e.Size > r.max-r.total {
+		return Entry{}, rejectEntry(name, "members of more than %d bytes in all", r.max)
+	}
+	r.total += e.Size
+	return e, r.claim(e)
+}
+
+// claim rejects a second entry of one name and anything below a file.
+func (r *Reader) claim(e Entry) error {
+	// A directory may follow its content: "tar" makes no promise of order.
+	if old, ok := r.kinds[e.Name]; ok && (old != kindImplied || e.Kind != KindDir) {
+		return rejectEntry(e.Name, "the name occurs twice")
+	}
+	for dir := path.Dir(e.Name); dir != "."; dir = path.Dir(dir) {
+		switch old, ok := r.kinds[dir]; {
+		case !ok:
+			r.kinds[dir] = kindImplied
+		case old == KindFile:
+			return rejectEntry(e.Name, "it lies below the file %s", QuoteName(dir))
+		}
+	}
+	r.kinds[e.Name] = e.Kind
+	return nil
+}
+
+// kindImplied marks a directory that only occurred as the parent of a member.
+const kindImplied Kind = 0xff
+
+// Close implements [Source]. It does not close the stream given to [NewReader].
+func (r *Reader) Close() error {
+	if r.err == nil {
+		r.err = errClosed
+	}
+	if r.unpack == nil {
+		return nil
+	}
+	err := r.unpack.Close()
+	r.unpack = nil
+	return err
+}
+
+var errClosed = errors.New("already closed")
+
+// tarBody gives a member's content with this package's errors.
+type tarBody struct{ r io.Reader }
+
+func (b *tarBody) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = asRejection(err)
+	}
+	return n, err
+}
