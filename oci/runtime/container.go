@@ -1,0 +1,278 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Container is one container on this host.
+type Container struct {
+	ID      string
+	Runtime Runtime
+	// Status is created, running, paused or stopped, as the OCI runtime spec names them.
+	Status string
+	PID    int    // of its first process, in the host's pid namespace
+	Bundle string // absolute
+	Rootfs string // absolute
+	// Spec is the config.json that the container was made from.
+	Spec *specs.Spec
+	// SpecJSON is that file, byte for byte.
+	SpecJSON []byte
+	// Descriptors are what fd 0 to 2 of the first process were at its start, or nil.
+	Descriptors []string
+	Created     time.Time
+	// Cgroup is the path below the hierarchies; only the direct runtime fills it.
+	Cgroup string
+	// Generation counts the dumps the container comes from; only the direct runtime and
+	// bundles of ckarchive know it.
+	Generation int
+}
+
+// The decisions that callers make on an error of this package.
+var (
+	// ErrNotFound says that there is no such container.
+	ErrNotFound = errors.New("no such container")
+	// ErrExists says that an ID is in use.
+	ErrExists = errors.New("container exists")
+	// ErrNotRunning says that a container has no processes to dump.
+	ErrNotRunning = errors.New("container is not running")
+)
+
+// The states of a container.
+const (
+	Created = "created"
+	Running = "running"
+	Paused  = "paused"
+	Stopped = "stopped"
+)
+
+// validID is what all runtimes take; it can be neither an option nor a path.
+var validID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.+-]{0,254}$`)
+
+// CheckID tells why id cannot be a container's ID, or nil.
+func CheckID(id string) error {
+	if !validID.MatchString(id) {
+		return fmt.Errorf("container ID %q: letters, digits and _ . + - only, beginning with a letter or digit", id)
+	}
+	return nil
+}
+
+// state is the output of a runtime's state command. The fields are those of the
+// OCI runtime spec, and runc's and crun's own rootfs and created.
+type state struct {
+	ID      string `json:"id"`
+	Status  string `json:"status"`
+	PID     int    `json:"pid"`
+	Bundle  string `json:"bundle"`
+	Created string `json:"created"`
+}
+
+// Container asks the runtime for one container.
+func (r Runtime) Container(ctx context.Context, id string) (*Container, error) {
+	if err := CheckID(id); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	if r.Name == Direct {
+		return r.directContainer(id)
+	}
+	if _, err := os.Lstat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s has no %q in %s", ErrNotFound, r.Name, id, r.Root)
+	}
+	out, err := r.run(ctx, "state", id)
+	if err != nil {
+		return nil, err
+	}
+	var st state
+	if err := json.Unmarshal(out, &st); err != nil {
+		return nil, fmt.Errorf("%s state %s: %w", r.Name, id, err)
+	}
+	c := &Container{ID: id, Runtime: r, Status: st.Status, PID: st.PID, Bundle: st.Bundle}
+	if t, err := time.Parse(time.RFC3339Nano, st.Created); err == nil {
+		c.Created = t
+	}
+	if err := c.loadBundle(); err != nil {
+		return nil, err
+	}
+	if r.kind.descriptors != nil {
+		if c.Descriptors, err = r.kind.descriptors(filepath.Join(r.Root, id)); err != nil {
+			return nil, fmt.Errorf("container %q: %w", id, err)
+		}
+	}
+	return c, nil
+}
+
+// loadBundle reads config.json and resolves the root directory. A stopped
+// container may have lost its bundle.
+func (c *Container) loadBundle() error {
+	b, err := os.ReadFile(filepath.Join(c.Bundle, "config.json"))
+	if err != nil {
+		if c.Status == Stopped {
+			return nil
+		}
+		return fmt.Errorf("container %q: read its config.json: %w", c.ID, err)
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(b, &spec); err != nil {
+		return fmt.Errorf("container %q: %s/config.json: %w", c.ID, c.Bundle, err)
+	}
+	if spec.Root == nil || spec.Linux == nil || spec.Process == nil {
+		return fmt.Errorf("container %q: %s/config.json has no root, linux or process section", c.ID, c.Bundle)
+	}
+	root := spec.Root.Path
+	if !filepath.IsAbs(root) {
+		root = filepath.Join(c.Bundle, root)
+	}
+	if resolved, err := filepath.EvalSymlinks(root); err == nil {
+		root = resolved
+	}
+	c.Spec, c.SpecJSON, c.Rootfs = &spec, b, root
+	c.Generation = generation(c.Spec)
+	return nil
+}
+
+// Dumpable tells why the container cannot be dumped in its present state, or nil.
+func (c *Container) Dumpable() error {
+	switch c.Status {
+	case Running, Paused:
+		return nil
+	}
+	return fmt.Errorf("%w: %q is %s", ErrNotRunning, c.ID, c.Status)
+}
+
+// FindOptions say where [Find] looks.
+type FindOptions struct {
+	Runtime string // name or path of the only runtime to ask; empty for all installed
+	Root    string // its state directory; empty for its default
+	State   string // the state directory of the direct runtime
+}
+
+// Runtimes are the installed runtimes that opts allow.
+func (o FindOptions) Runtimes() ([]Runtime, error) {
+	if o.Runtime != "" {
+		root := o.Root
+		if o.Runtime == Direct && root == "" {
+			root = o.State
+		}
+		r, err := Lookup(o.Runtime, root)
+		if err != nil {
+			return nil, err
+		}
+		return []Runtime{r}, nil
+	}
+	all := []Runtime{}
+	for _, k := range kinds() {
+		if r, err := Lookup(k.name, o.Root); err == nil {
+			all = append(all, r)
+		}
+	}
+	if o.State != "" {
+		all = append(all, Runtime{Name: Direct, Root: o.State})
+	}
+	return all, nil
+}
+
+// Find looks for the container id. More than one runtime that knows it is an
+// error that lists them.
+func Find(ctx context.Context, id string, opts FindOptions) (*Container, error) {
+	runtimes, err := opts.Runtimes()
+	if err != nil {
+		return nil, err
+	}
+	var found []*Container
+	searched := []string{}
+	for _, r := range runtimes {
+		searched = append(searched, r.Name+" ("+r.Root+")")
+		c, err := r.Container(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			// With one state directory given for all, another runtime's files are not this one's.
+			if opts.Runtime == "" && opts.Root != "" {
+				continue
+			}
+			return nil, err
+		}
+		found = append(found, c)
+	}
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("%w: %q; looked in %s", ErrNotFound, id, strings.Join(searched, ", "))
+	case 1:
+		return found[0], nil
+	}
+	names := []string{}
+	for _, c := range found {
+		names = append(names, c.Runtime.Name)
+	}
+	if opts.Root != "" {
+		// The same state directory read by two runtimes is one container.
+		return found[0], nil
+	}
+	return nil, fmt.Errorf("container %q is known to %s: choose one with --runtime", id, strings.Join(names, " and "))
+}
+
+// StartTime is when the process pid began, in clock ticks after boot, field 22 of
+// /proc/PID/stat: with the pid it names a process for good. A process that is gone is 0.
+func StartTime(pid int) uint64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The command name may hold spaces and parentheses: count from the last one.
+	_, rest, ok := strings.Cut(string(b[strings.LastIndexByte(string(b), ')')+1:]), " ")
+	if !ok {
+		return 0
+	}
+	const startTimeField = 22 - 3 // rest begins with field 3
+	fields := strings.Fields(rest)
+	if len(fields) <= startTimeField {
+		return 0
+	}
+	var t uint64
+	if _, err := fmt.Sscan(fields[startTimeField], &t); err != nil {
+		return 0
+	}
+	return t
+}
+
+// alive tells whether pid is a process that has not ended.
+func alive(pid int) bool {
+	if pid <= 0 {
+		return false
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	i := strings.LastIndexByte(string(b), ')')
+	return i > 0 && i+2 < len(b) && b[i+2] != 'Z' && b[i+2] != 'X'
+}
+
+// waitGone waits until the process behind pidfd has ended.
+func waitGone(ctx context.Context, pidfd int) error {
+	for {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		const step = 100 // milliseconds between looks at ctx
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, step)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if n > 0 {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package runtime
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// commandTimeout bounds the runtime's quick commands. A restore has the caller's
+// deadline.
+const commandTimeout = 30 * time.Second
+
+// killDelay is how long a command that was asked to end may take.
+const killDelay = 10 * time.Second
+
+// maxStderrLines of a runtime's output are quoted in an error.
+const maxStderrLines = 5
+
+// command prepares the runtime with args. It runs in its own session, so that a
+// Ctrl-C at the terminal reaches only ckarchive, and with an environment of
+// our own: variables such as CRIU_FAULT change what it does.
+func (r Runtime) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, r.Path, append([]string{"--root", r.Root}, args...)...) //nolint:gosec // the operator names the runtime
+	cmd.Env = environment()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = killDelay
+	cmd.Dir = "/"
+	return cmd
+}
+
+func environment() []string {
+	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
+}
+
+// usePath puts dir first in the command's PATH, so that the runtime takes the criu
+// that lies there and not another one of the host.
+func usePath(cmd *exec.Cmd, dir string) {
+	if dir != "" {
+		cmd.Env[0] = "PATH=" + dir + ":" + strings.TrimPrefix(cmd.Env[0], "PATH=")
+	}
+}
+
+// run executes a quick command and gives its output.
+func (r Runtime) run(ctx context.Context, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	cmd := r.command(ctx, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, r.failure(ctx, args[0], err, stderr.Bytes())
+	}
+	return stdout.Bytes(), nil
+}
+
+// failure names the command and quotes what the runtime said.
+func (r Runtime) failure(ctx context.Context, verb string, err error, stderr []byte) error {
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	said := lastLines(string(stderr))
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && said != "" {
+		return fmt.Errorf("%s %s: %s", r.Name, verb, said)
+	}
+	if said != "" {
+		return fmt.Errorf("%s %s: %w: %s", r.Name, verb, err, said)
+	}
+	return fmt.Errorf("%s %s: %w", r.Name, verb, err)
+}
+
+// lastLines gives the end of a runtime's output without its log decoration.
+func lastLines(out string) string {
+	lines := []string{}
+	for line := range strings.Lines(out) {
+		line = strings.TrimSpace(line)
+		if _, msg, ok := strings.Cut(line, "msg="); ok {
+			line = strings.Trim(msg, `"`)
+		}
+		if line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-maxStderrLines):], "; ")
+}
+
+// Version is the first line of the runtime's --version.
+func (r Runtime) Version(ctx context.Context) (string, error) {
+	if r.Name == Direct {
+		return "", nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.Path, "--version") //nolint:gosec // the operator names the runtime
+	cmd.Env = environment()
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", r.Path, err)
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return strings.TrimSpace(line), nil
+}
+
+// fileReader and fileWriter keep a nil *os.File from becoming a non-nil interface.
+func fileReader(f *os.File) io.Reader {
+	if f == nil {
+		return nil
+	}
+	return f
+}
+
+func fileWriter(f *os.File) io.Writer {
+	if f == nil {
+		return nil
+	}
+	return f
+}

@@ -1,0 +1,150 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// AnnotationGeneration is the annotation of a restored bundle that counts the
+// dumps it comes from.
+const AnnotationGeneration = "io.ckarchive.generation"
+
+func generation(spec *specs.Spec) int {
+	n, err := strconv.Atoi(spec.Annotations[AnnotationGeneration])
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
+// RestoreOptions are what a runtime's restore command takes.
+type RestoreOptions struct {
+	ID         string
+	Bundle     string // absolute
+	ImagesDir  string // absolute
+	WorkDir    string // absolute: CRIU's restore.log is written there
+	CRIUConfig string // path of a CRIU configuration file, or empty
+	CRIUPath   string // directory of the criu to use, put first in PATH; or empty
+
+	ConsoleSocket  string
+	TCPEstablished bool
+	ExtUnixSk      bool
+	ShellJob       bool
+	FileLocks      bool
+	NoPivot        bool
+
+	// Stdin, Stdout and Stderr become the container's; nil is /dev/null.
+	Stdin, Stdout, Stderr *os.File
+}
+
+// args is the command line of runc and crun restore, without --root.
+func (o RestoreOptions) args(pidFile string) []string {
+	args := []string{
+		"restore", "--detach", "--image-path", o.ImagesDir, "--work-path", o.WorkDir,
+		"--bundle", o.Bundle, "--pid-file", pidFile,
+	}
+	if o.ConsoleSocket != "" {
+		args = append(args, "--console-socket", o.ConsoleSocket)
+	}
+	for _, f := range []struct {
+		set  bool
+		flag string
+	}{
+		{o.TCPEstablished, "--tcp-established"},
+		{o.ExtUnixSk, "--ext-unix-sk"},
+		{o.ShellJob, "--shell-job"},
+		{o.FileLocks, "--file-locks"},
+		{o.NoPivot, "--no-pivot"},
+	} {
+		if f.set {
+			args = append(args, f.flag)
+		}
+	}
+	return append(args, o.ID)
+}
+
+// Restore makes the runtime restore a container and gives the pid of its first
+// process, which is a child of this process or of its subreaper. The runtime works
+// in a private mount namespace, so that a killed restore leaves no mounts that a
+// later delete would walk through. Whatever it fails at, nothing of the ID is left in
+// the runtime.
+func (r Runtime) Restore(ctx context.Context, o RestoreOptions) (int, error) {
+	if !r.CanRestore() {
+		return 0, fmt.Errorf("%s cannot restore: use --engine direct, or --runtime runc", r.Name)
+	}
+	if err := r.checkFree(o.ID); err != nil {
+		return 0, err
+	}
+	pidFile := filepath.Join(o.WorkDir, "pid")
+	stderr, err := os.OpenFile(filepath.Join(o.WorkDir, "runtime.log"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return 0, fmt.Errorf("restore container %q: %w", o.ID, err)
+	}
+	defer stderr.Close() //nolint:errcheck // a log
+	cmd := r.command(ctx, append([]string{"--log", stderr.Name()}, o.args(pidFile)...)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = fileReader(o.Stdin), fileWriter(o.Stdout), fileWriter(o.Stderr)
+	// Go makes the mounts of the new namespace private.
+	cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
+	if o.CRIUConfig != "" {
+		cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+o.CRIUConfig)
+	}
+	usePath(cmd, o.CRIUPath)
+	if err := cmd.Run(); err != nil {
+		said, _ := os.ReadFile(stderr.Name()) // the error stands without it
+		err = r.failure(ctx, "restore", err, said)
+		return 0, errors.Join(fmt.Errorf("restore container %q: %w", o.ID, err), r.discard(ctx, o.ID))
+	}
+	pid, err := readPID(pidFile)
+	if err != nil {
+		return 0, errors.Join(fmt.Errorf("restore container %q: %w", o.ID, err), r.discard(ctx, o.ID))
+	}
+	return pid, nil
+}
+
+// checkFree refuses an ID that the runtime has.
+func (r Runtime) checkFree(id string) error {
+	if err := CheckID(id); err != nil {
+		return err
+	}
+	_, err := os.Lstat(filepath.Join(r.Root, id))
+	switch {
+	case err == nil:
+		return fmt.Errorf("%w: %s has a container %q in %s", ErrExists, r.Name, id, r.Root)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	return fmt.Errorf("look for container %q: %w", id, err)
+}
+
+// CheckFree tells whether a container could be made under the ID: an [ErrExists] if not.
+func (r Runtime) CheckFree(id string) error { return r.checkFree(id) }
+
+// discard removes what a failed restore left in the runtime.
+func (r Runtime) discard(ctx context.Context, id string) error {
+	if _, err := os.Lstat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	_, err := r.run(context.WithoutCancel(ctx), "delete", "--force", id)
+	return err
+}
+
+func readPID(path string) (int, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || pid <= 0 {
+		return 0, fmt.Errorf("%q holds no pid", path)
+	}
+	return pid, nil
+}

@@ -1,0 +1,142 @@
+package runtime
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Direct is the name of the runtime that ckarchive itself is for containers it
+// restored through CRIU without another one.
+const Direct = "direct"
+
+// kind is what one runtime does differently from the others.
+type kind struct {
+	name string
+	// root is the default state directory of root.
+	root string
+	// restores tells whether it can restore CRIU's images.
+	restores bool
+	// descriptors reads the stdio that the runtime recorded at the container's start.
+	descriptors func(stateDir string) ([]string, error)
+}
+
+// kinds are the runtimes in the order in which a container is looked for.
+func kinds() []kind {
+	return []kind{
+		{name: "runc", root: "/run/runc", restores: true, descriptors: runcDescriptors},
+		{name: "crun", root: "/run/crun", restores: true, descriptors: crunDescriptors},
+		{name: "youki", root: "/run/youki"},
+	}
+}
+
+// Names are the runtimes that [Lookup] knows, in its order.
+func Names() []string {
+	names := []string{}
+	for _, k := range kinds() {
+		names = append(names, k.name)
+	}
+	return append(names, Direct)
+}
+
+// Runtime is an OCI runtime on this host with one state directory.
+type Runtime struct {
+	Name string // runc, crun, youki or direct
+	Path string // its binary; empty for direct
+	Root string // its state directory
+	kind kind
+}
+
+// ErrNoRuntime says that a runtime is not installed.
+var ErrNoRuntime = errors.New("runtime is not installed")
+
+// Lookup finds the runtime called name, or the one at the path name. root overrides its
+// state directory. For [Direct], root is required.
+func Lookup(name, root string) (Runtime, error) {
+	base := filepath.Base(name)
+	if base == Direct && !strings.Contains(name, "/") {
+		if root == "" {
+			return Runtime{}, errors.New("the direct runtime needs a state directory")
+		}
+		return Runtime{Name: Direct, Root: root}, nil
+	}
+	for _, k := range kinds() {
+		// A path such as /opt/runc-1.5/runc or runc-patched is of the kind that its name begins with.
+		if base != k.name && !strings.HasPrefix(base, k.name+"-") && !strings.HasPrefix(base, k.name+".") {
+			continue
+		}
+		path, err := lookPath(name)
+		if err != nil {
+			return Runtime{}, fmt.Errorf("%s: %w: %w", name, ErrNoRuntime, err)
+		}
+		if root == "" {
+			root = k.root
+		}
+		return Runtime{Name: k.name, Path: path, Root: root, kind: k}, nil
+	}
+	return Runtime{}, fmt.Errorf("%s: %w: known are %s", name, ErrNoRuntime, strings.Join(Names(), ", "))
+}
+
+func lookPath(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil && !strings.Contains(name, "/") {
+		// A service's or user's PATH often lacks the system directories.
+		for _, dir := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
+			if p, lerr := exec.LookPath(filepath.Join(dir, name)); lerr == nil {
+				return p, nil
+			}
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(path)
+}
+
+// CanRestore tells whether the runtime restores CRIU's images itself.
+func (r Runtime) CanRestore() bool { return r.kind.restores }
+
+// runcDescriptors reads external_descriptors of runc's state.json.
+func runcDescriptors(stateDir string) ([]string, error) {
+	var st struct {
+		Descriptors []string `json:"external_descriptors"`
+	}
+	if err := readJSON(filepath.Join(stateDir, "state.json"), &st); err != nil {
+		return nil, err
+	}
+	return st.Descriptors, nil
+}
+
+// crunDescriptors reads external_descriptors of crun's status file: JSON in a string.
+func crunDescriptors(stateDir string) ([]string, error) {
+	var st struct {
+		Descriptors string `json:"external_descriptors"`
+	}
+	if err := readJSON(filepath.Join(stateDir, "status"), &st); err != nil || st.Descriptors == "" {
+		return nil, err
+	}
+	var d []string
+	if err := json.Unmarshal([]byte(st.Descriptors), &d); err != nil {
+		return nil, fmt.Errorf("external_descriptors of %q: %w", stateDir, err)
+	}
+	return d, nil
+}
+
+func readJSON(path string, v any) error {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("read %q: %w", path, err)
+	}
+	return nil
+}
