@@ -1,0 +1,170 @@
+package capture
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	journalVersion = 1
+	journalFile    = "journal.json"
+	lockFile       = "lock"
+)
+
+// Target names the container of a journal, so that another process can find it again.
+type Target struct {
+	ID          string `json:"id"`
+	Runtime     string `json:"runtime"`     // name
+	RuntimePath string `json:"runtimePath"` // binary
+	RuntimeRoot string `json:"runtimeRoot"` // state directory
+	PID         int    `json:"pid"`
+	StartTime   uint64 `json:"startTime"` // of PID in clock ticks, so that a reused pid is not taken for it
+}
+
+// record is journal.json.
+type record struct {
+	Version   int      `json:"version"`
+	Phase     Phase    `json:"phase"`
+	Target    Target   `json:"target"`
+	Stop      bool     `json:"stop"` // the container is to be killed after the commit
+	WasPaused bool     `json:"wasPaused"`
+	EndInDump bool     `json:"endInDump"`
+	Temporary []string `json:"temporary"`
+	BootID    string   `json:"bootID"`
+}
+
+// journal is the directory of one run: the lock that its process holds, the journal
+// and the spool.
+type journal struct {
+	dir  string
+	lock *os.File
+	rec  record
+}
+
+// newJournal makes the directory. The lock is taken before the journal exists, so that
+// Recover cannot take a run for a dead one.
+func newJournal(ctx context.Context, spool string, rec record) (_ *journal, err error) {
+	dir := filepath.Join(spool, rec.Target.ID+"-"+rand.Text()[:12])
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the spool: %w", err)
+	}
+	j := &journal{dir: dir, rec: rec}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, j.remove())
+		}
+	}()
+	if j.lock, err = lockPath(filepath.Join(dir, lockFile)); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(filepath.Join(dir, archiveDir), 0o700); err != nil {
+		return nil, fmt.Errorf("make the spool: %w", err)
+	}
+	return j, j.write(ctx)
+}
+
+// openJournal takes over the directory of a dead run. A living one is an [ErrBusy].
+func openJournal(dir string) (*journal, error) {
+	lock, err := lockPath(filepath.Join(dir, lockFile))
+	if err != nil {
+		return nil, err
+	}
+	j := &journal{dir: dir, lock: lock}
+	b, err := os.ReadFile(filepath.Join(dir, journalFile))
+	if errors.Is(err, os.ErrNotExist) {
+		// It was killed before anything had happened.
+		j.rec.Phase = Prepared
+		return j, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &j.rec)
+	}
+	if err == nil && j.rec.Version > journalVersion {
+		err = fmt.Errorf("journal version %d is from a later ckarchive", j.rec.Version)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read the journal of %q: %w", dir, err), j.release())
+	}
+	return j, nil
+}
+
+func (j *journal) advance(ctx context.Context, p Phase) error {
+	j.rec.Phase = p
+	return j.write(ctx)
+}
+
+func (j *journal) write(ctx context.Context) error {
+	b, err := json.MarshalIndent(j.rec, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := archive.WriteFileAtomic(ctx, filepath.Join(j.dir, journalFile), append(b, '\n')); err != nil {
+		return fmt.Errorf("write the journal: %w", err)
+	}
+	return nil
+}
+
+// remove deletes the directory: nothing is left to recover.
+func (j *journal) remove() error {
+	err := archive.RemoveTree(j.dir)
+	return errors.Join(err, j.release())
+}
+
+func (j *journal) release() error {
+	if j.lock == nil {
+		return nil
+	}
+	err := j.lock.Close()
+	j.lock = nil
+	return err
+}
+
+// bootID names this boot of the machine.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// ErrBusy says that another process works on the same thing.
+var ErrBusy = errors.New("busy")
+
+// Lock takes the lock called name in dir for this process, until the returned file
+// is closed or the process ends. A held one is an [ErrBusy].
+func Lock(dir, name string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("lock %q: %w", name, err)
+	}
+	return lockPath(filepath.Join(dir, strings.ReplaceAll(name, "/", "_")+".lock"))
+}
+
+func lockPath(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder := make([]byte, 16)
+		n, _ := f.ReadAt(holder, 0) // for the message only
+		cerr := f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: process %s holds %q", ErrBusy, strings.TrimSpace(string(holder[:n])), path)
+		}
+		return nil, errors.Join(fmt.Errorf("lock %q: %w", path, err), cerr)
+	}
+	if err := f.Truncate(0); err == nil {
+		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid()) // for the message of the next one
+	}
+	return f, nil
+}
