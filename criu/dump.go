@@ -1,0 +1,187 @@
+package criu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ckarchive/ckarchive/archive"
+)
+
+// DumpOptions say what is dumped and how. Spec, PID, Rootfs and ImagesDir are needed.
+type DumpOptions struct {
+	Flags
+	Spec   *specs.Spec
+	PID    int    // first process of the container, as this host counts
+	Rootfs string // its root file system on this host
+	// Descriptors are the standard descriptors as the runtime recorded them when it
+	// started the container (external_descriptors). nil: found by looking.
+	Descriptors []string
+	ImagesDir   string // must be empty or not exist
+	WorkDir     string // for the log and statistics; empty: ImagesDir
+	// LeaveRunning lets the container go on after the dump, or stay paused if it was.
+	// Otherwise CRIU kills it when PostDump has returned nil.
+	LeaveRunning    bool
+	TCPSkipInFlight bool          // leave out connections that are not established yet
+	LinkRemap       bool          // allow deleted files with other names; links appear in Rootfs until the container goes on
+	GhostLimit      uint32        // bytes of a deleted file that is dumped; 0: CRIU's limit of 1 MiB
+	FreezeTimeout   time.Duration // for stopping the tasks; 0: CRIU's 10 seconds
+	IrmapPaths      []string      // directories to search for files watched with inotify
+	External        []string      // further external objects in CRIU's notation, as "unix[1234]"
+	// PostDump runs when all images are there and proved, and the tasks still stand
+	// still. An error of it lets the dump fail and the container go on.
+	PostDump func(ctx context.Context) error
+}
+
+// Dumped is what a dump left.
+type Dumped struct {
+	Externals   []archive.External // what a restore has to supply
+	Descriptors []string           // content of descriptors.json
+	Stats       *archive.Stats     // nil if CRIU wrote none
+	Version     Version            // of CRIU
+	Processes   int
+	MemoryBytes int64  // sum of the pages files
+	LogPath     string // of CRIU
+}
+
+// Dump writes the images of a running or paused container. An error means that
+// the container is as it was, unless [*Error].Running says otherwise.
+func Dump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
+	d := &dump{opts: opts}
+	if err := d.prepare(); err != nil {
+		return Dumped{}, fmt.Errorf("prepare dump of process %d: %w", opts.PID, err)
+	}
+	var err error
+	if d.result.Version, err = b.Version(ctx); err != nil {
+		return Dumped{}, err
+	}
+	f, err := gatherFacts(opts.PID)
+	if err != nil {
+		return Dumped{}, fmt.Errorf("prepare dump of process %d: %w", opts.PID, err)
+	}
+	dirs, err := openDirs(d.opts.ImagesDir, d.opts.WorkDir)
+	if err != nil {
+		return Dumped{}, fmt.Errorf("prepare dump of process %d: %w", opts.PID, err)
+	}
+	defer dirs.close()
+	o := dirs.options(DumpLog)
+	if d.result.Externals, err = dumpRequest(o, d.opts, f); err != nil {
+		return Dumped{}, fmt.Errorf("prepare dump of process %d: %w", opts.PID, err)
+	}
+	if err := markDirectories(opts.PID, d.result.Externals); err != nil {
+		return Dumped{}, err
+	}
+	s := session{
+		bin: b.Path, logPath: d.result.LogPath, privateMounts: true,
+		notify: d.notify, accepted: notePostDump,
+	}
+	if _, err := s.run(ctx, &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: o}); err != nil {
+		return Dumped{}, d.failure(err)
+	}
+	d.result.Stats, err = ReadStats(d.opts.WorkDir)
+	if err != nil && opts.LeaveRunning {
+		// A full work directory leaves an empty file and no other trace.
+		return Dumped{}, &Error{Op: "dump", LogPath: d.result.LogPath, Running: true, Err: fmt.Errorf("statistics are missing, the disk may be full: %w", err)}
+	}
+	return d.result, nil
+}
+
+// dump is a dump at work.
+type dump struct {
+	opts   DumpOptions
+	result Dumped
+	hook   error // what PostDump or the checks before it said
+}
+
+func (d *dump) prepare() error {
+	o := &d.opts
+	if o.Spec == nil || o.PID <= 0 || o.Rootfs == "" || o.ImagesDir == "" {
+		return errors.New("a spec, a process, a root file system and an image directory are needed")
+	}
+	var err error
+	if o.ImagesDir, err = makeDir(o.ImagesDir); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(o.ImagesDir)
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		// CRIU leaves files of an earlier dump among the new ones.
+		return fmt.Errorf("image directory %q is not empty", o.ImagesDir)
+	}
+	if o.WorkDir == "" {
+		o.WorkDir = o.ImagesDir
+	}
+	if o.WorkDir, err = makeDir(o.WorkDir); err != nil {
+		return err
+	}
+	d.result.LogPath = filepath.Join(o.WorkDir, DumpLog)
+	if o.Rootfs, err = filepath.EvalSymlinks(o.Rootfs); err != nil {
+		return fmt.Errorf("find root file system: %w", err)
+	}
+	if o.Descriptors == nil {
+		if o.Descriptors, err = findDescriptors(o.PID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *dump) notify(ctx context.Context, n notification) (*rpc.CriuOpts, error) {
+	switch n.script {
+	case noteQueryFiles:
+		// The tasks stand still now: what is found stays true.
+		ext, err := findExternals(d.opts.PID, d.opts.Descriptors)
+		if err != nil {
+			d.hook = err
+			return nil, err
+		}
+		d.result.Externals = append(d.result.Externals, ext...)
+		reply := &rpc.CriuOpts{ImagesDirFd: proto.Int32(-1)} // the field is required
+		for _, e := range ext {
+			reply.External = append(reply.External, e.Key)
+		}
+		return reply, nil
+	case notePostDump:
+		d.hook = d.postDump(ctx)
+		return nil, d.hook
+	default:
+		return nil, nil //nolint:nilnil // nothing to add is an answer
+	}
+}
+
+// postDump proves the images and calls the caller's PostDump.
+func (d *dump) postDump(ctx context.Context) error {
+	d.result.Descriptors = describe(d.opts.Descriptors, d.result.Externals)
+	if err := writeDescriptors(d.opts.ImagesDir, d.result.Descriptors); err != nil {
+		return err
+	}
+	checked, err := Check(ctx, d.opts.ImagesDir, CheckOptions{})
+	if err != nil {
+		return fmt.Errorf("images of the dump are not whole: %w", err)
+	}
+	d.result.Processes, d.result.MemoryBytes = checked.Processes, checked.MemoryBytes
+	if d.opts.PostDump == nil {
+		return nil
+	}
+	return d.opts.PostDump(ctx)
+}
+
+// failure makes the error of a dump. CRIU lets the container go on in every one.
+func (d *dump) failure(err error) error {
+	if d.hook != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		// CRIU's log says no more than that it was told to give up.
+		return &Error{Op: "dump", LogPath: d.result.LogPath, Running: alive(d.opts.PID), Err: d.hook}
+	}
+	e := newError("dump", d.result.LogPath, err)
+	e.Running = alive(d.opts.PID)
+	return e
+}

@@ -1,0 +1,152 @@
+package criu
+
+import "regexp"
+
+// knownCause is a row of the table of known failures.
+type knownCause struct {
+	pattern *regexp.Regexp // matches a line of CRIU's log, without its prefix
+	code    string         // stable
+	cause   string
+	remedy  string
+	option  string // the option of a dump or restore that helps, if there is one
+}
+
+// knownCauses are tried in order, each on all lines: particular ones first, as
+// one failure makes CRIU log several lines.
+//
+//nolint:gochecknoglobals // a constant table
+var knownCauses = []knownCause{
+	{regexp.MustCompile(`Unsupported proto 262`), "mptcp-socket",
+		"a task has a Multipath TCP socket (the default of Go 1.24 and later), which CRIU cannot dump",
+		"run the program with GODEBUG=multipathtcp=0 in its environment", ""},
+	{regexp.MustCompile(`Connected TCP socket|consider using --tcp-established|Connected TCP socket, consider`), "tcp-established",
+		"a task has an established TCP connection",
+		"use the tcp-established option to keep connections, or tcp-close to restore them closed", "tcp-established"},
+	{regexp.MustCompile(`Can't connect inet socket back|Network is unreachable`), "network-not-ready",
+		"a TCP connection cannot be restored because its address is not there",
+		"set up the network of the container before the restore, or use the tcp-close option", "tcp-close"},
+	{regexp.MustCompile(`Can't bind inet socket|Can't bind`), "address-in-use",
+		"an address or port that the container listens on is not free here",
+		"free the port, or restore in a network namespace of its own", ""},
+	{regexp.MustCompile(`Some file locks are hold|file locks|Unable to find mount for .*lock|Unsupported .*lock`), "file-locks",
+		"a task holds file locks",
+		"use the file-locks option", "file-locks"},
+	{regexp.MustCompile(`io_uring|anon_inode:\[io_uring\]`), "io-uring",
+		"a task uses io_uring, which CRIU cannot dump",
+		"run the program without io_uring (UV_USE_IO_URING=0 for libuv and Node.js)", ""},
+	{regexp.MustCompile(`Can't dump half of stream unix connection`), "unix-stream-external",
+		"a task is connected to a unix socket outside of the container",
+		"name the socket as external, or close the connection before the dump", "external"},
+	{regexp.MustCompile(`External socket is used|ext-unix-sk`), "unix-external",
+		"a task uses a unix socket with an end outside of the container",
+		"use the ext-unix-sk option", "ext-unix-sk"},
+	{regexp.MustCompile(`without peer|Unix socket .* not found|unix: Unix socket`), "unix-other-namespace",
+		"a task is connected to a unix socket of another network namespace, which CRIU cannot dump",
+		"log to a pipe instead of a socket (a journald socket is one)", ""},
+	{regexp.MustCompile(`Can't connect .* socket.*No such file|sk unix: Can't connect`), "unix-peer-missing",
+		"the unix socket that a task was connected to is not here",
+		"start the server that listens on it before the restore, at the same path", ""},
+	{regexp.MustCompile(`Can't dump that handle|fsnotify: .*(?:Failed|Can't)|inotify`), "inotify-overlay",
+		"a task watches files with inotify on a file system without file handles (overlay)",
+		"use the force-irmap option with the watched directories", "force-irmap"},
+	{regexp.MustCompile(`Can't lookup mount=\d+ for fd=[012] `), "stdout-host-file",
+		"a standard descriptor of the container is a file of the host",
+		"let the container write to a pipe, or dump with the direct engine, which handles it", "engine"},
+	{regexp.MustCompile(`Can't lookup mount=`), "host-file",
+		"a task has a file open that lies outside of the container's mounts",
+		"close it, or dump with the direct engine, which handles it", "engine"},
+	{regexp.MustCompile(`Found dangling tty|shell-job|not a session leader|session leader .* is outside|Cannot find (?:root|slave) tty|tty: Don't have tty`), "shell-job",
+		"the container is attached to a terminal outside of it",
+		"use the shell-job option, or start the container with a terminal of its own", "shell-job"},
+	{regexp.MustCompile(`increase limit|Can't dump ghost file .* of \d+ size`), "ghost-limit",
+		"a task has a deleted file open that is larger than the limit for such files",
+		"use the ghost-limit option with a larger size", "ghost-limit"},
+	{regexp.MustCompile(`link-remap`), "link-remap",
+		"a task has a deleted file open that has other names",
+		"use the link-remap option", "link-remap"},
+	{regexp.MustCompile(`No mapping for .* mountpoint`), "mount-not-mapped",
+		"the images need a mount that was not given",
+		"map every mount of the container that is listed as external", "map-mount"},
+	{regexp.MustCompile(`doesn't have a proper root mount`), "nested-mount",
+		"a mount in the container comes from the host and the spec does not tell",
+		"dump with the direct engine, which finds such mounts, or name it as external", "engine"},
+	{regexp.MustCompile(`Can't stat mountpoint|Can't mount at .*No such file|can't find mountpoint`), "mountpoint-missing",
+		"a mount point is missing in the root file system",
+		"use the root file system that belongs to the checkpoint", ""},
+	{regexp.MustCompile(`has bad size`), "file-size",
+		"a file that a task has open is not of the size that it had",
+		"restore with the root file system and volumes of the moment of the dump", ""},
+	{regexp.MustCompile(`has bad mode`), "file-mode",
+		"a file that a task has open does not have the mode that it had",
+		"restore with the root file system and volumes of the moment of the dump, or use skip-file-rwx-check", "skip-file-rwx-check"},
+	{regexp.MustCompile(`has bad build-ID|build-id`), "file-build-id",
+		"a program or library is not the one that the container ran",
+		"restore with the same image, of the same digest", ""},
+	{regexp.MustCompile(`Can't open file .*No such file|Can't open .* on restore|Can't link .*No such file|File .* doesn't exist`), "file-missing",
+		"a file that a task has open is missing",
+		"restore with the same image, the root file system changes and all volumes", ""},
+	{regexp.MustCompile(`CPU (?:capabilities do|features|xsave|instruction).*|cpu: .*(?:not supported|mismatch|do not match|is not|missing)|xfeatures_mask|fpu: .*size`), "cpu-features",
+		"this CPU lacks features of the one that the checkpoint was taken on",
+		"restore on a host with at least the same CPU features; see the cpu option to accept the risk", "cpu"},
+	{regexp.MustCompile(`Can't fork for \d+: File exists|Pid \d+ do not match|pid mismatch|Unable to set_robust|Can't attach to init: .*exists`), "pid-in-use",
+		"a PID of the container is in use in its PID namespace",
+		"restore in a PID namespace of its own, or end the process that has the PID", ""},
+	{regexp.MustCompile(`(?:tty-info|inventory|core-\d+|pstree|\w+)\.img: Permission denied|Unable to open .*\.img.*Permission denied`), "userns-permission",
+		"the images are not readable for the root user of the container's user namespace",
+		"put them below directories that this user may enter", ""},
+	{regexp.MustCompile(`No space left on device|Disk quota exceeded`), "no-space",
+		"there is no space left for the images",
+		"free space or use another directory", ""},
+	{regexp.MustCompile(`Not supported images version|Old images|magic doesn't match|Image file .* version|Wrong image (?:version|magic)|Magic doesn't match`), "image-version",
+		"the images are of a version that this CRIU does not know",
+		"use a CRIU at least as new as that of the dump", ""},
+	{regexp.MustCompile(`Can't lookup .*mount|mnt: .*unsupported|FS mnt .*unsupported|unsupported fs`), "mount-unsupported",
+		"the container has a mount that CRIU cannot dump",
+		"unmount it, or bind-mount it from the host", ""},
+	{regexp.MustCompile(`iptables-restore|iptables.*failed|nft.*failed|Locking network failed|Can't (?:lock|unlock) network`), "network-lock",
+		"the network of the container could not be locked",
+		"install iptables or nftables, or choose another network lock", "network-lock"},
+	{regexp.MustCompile(`subtree_control: Device or resource busy|cg: .*(?:Failed|Can't|failed)|cgroup.procs`), "cgroup",
+		"the cgroups of the container could not be restored",
+		"use the manage-cgroups option with the value ignore", "manage-cgroups"},
+	{regexp.MustCompile(`Can't seize|ptrace.*(?:not permitted|failed)|Unable to connect a transport|already being traced|is being traced`), "ptrace",
+		"a task cannot be stopped: it is being traced, or another dump is at work",
+		"end the debugger or wait for the other dump", ""},
+	{regexp.MustCompile(`Timeout reached|Unable to freeze`), "freeze-timeout",
+		"the tasks did not stop in time: one may hang in the kernel",
+		"try again later, or with a longer timeout", "timeout"},
+	{regexp.MustCompile(`seccomp`), "seccomp",
+		"a seccomp filter of a task could not be handled",
+		"use a kernel and a CRIU with support for dumping seccomp filters", ""},
+	{regexp.MustCompile(`Operation not permitted|Permission denied|CAP_`), "permission",
+		"CRIU lacks a permission",
+		"run as root with all capabilities", ""},
+}
+
+// explain looks the lines of a log up in the table of known causes.
+func explain(lines []string) (knownCause, bool) {
+	for _, row := range knownCauses {
+		for _, line := range lines {
+			if row.pattern.MatchString(line) {
+				return row, true
+			}
+		}
+	}
+	return knownCause{}, false
+}
+
+// Cause is a known cause of a failure.
+type Cause struct {
+	Code   string `json:"code"`
+	Cause  string `json:"cause"`
+	Remedy string `json:"remedy"`
+	Option string `json:"option,omitempty"`
+}
+
+// Explain looks up the cause of a failure in a log that another program left
+// ([runc checkpoint], say), and gives the failing lines along with it.
+func Explain(logPath string) (c Cause, lines []string, known bool) {
+	lines, all := logErrors(logPath)
+	row, known := explain(all)
+	return Cause{Code: row.code, Cause: row.cause, Remedy: row.remedy, Option: row.option}, lines, known
+}
