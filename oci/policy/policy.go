@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ckarchive/ckarchive/archive"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -132,12 +133,6 @@ func (b *builder) annotations() {
 // kernelMounts are the file systems that a container may mount by itself.
 var kernelMounts = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
 
-// IsBind tells whether a mount brings a host path into the container: its options decide, not
-// its type.
-func IsBind(m specs.Mount) bool {
-	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
-}
-
 func (b *builder) mounts() {
 	used := map[string]bool{}
 	for i := range b.spec.Mounts {
@@ -146,7 +141,7 @@ func (b *builder) mounts() {
 		switch {
 		case !path.IsAbs(m.Destination) || slices.Contains(strings.Split(m.Destination, "/"), ".."):
 			b.refuse(what, "its destination is not a plain absolute path", "")
-		case IsBind(*m):
+		case archive.IsBind(*m):
 			source, ok := b.opts.Mounts[m.Destination]
 			if !ok {
 				b.refuse(what, fmt.Sprintf("a bind mount, of %q on the dumping host", m.Source), "--map-mount "+m.Destination+"=SOURCE")
