@@ -1,0 +1,141 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+	"time"
+)
+
+// stallError says that a registry let a transfer stand still.
+type stallError struct {
+	what string
+	d    time.Duration
+}
+
+// Error says what did not happen and for how long.
+func (e *stallError) Error() string {
+	return fmt.Sprintf("no %s for %s", e.what, e.d)
+}
+
+// timeouts bound how long an exchange may stand still.
+type timeouts struct {
+	header time.Duration // from the end of a request to its answer
+	commit time.Duration // the same for a request with a body
+	idle   time.Duration // between two pieces of a body
+}
+
+func defaultTimeouts() timeouts {
+	return timeouts{header: headerTimeout, commit: commitTimeout, idle: idleTimeout}
+}
+
+// stallTransport ends exchanges that stand still. It measures only time spent
+// waiting for the other side: a body may be read as slowly as the reader likes.
+type stallTransport struct {
+	next   http.RoundTripper
+	limits timeouts
+}
+
+// RoundTrip sends a request under watch.
+func (t *stallTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	w := &watch{cancel: cancel}
+	answer := t.limits.header
+	hasBody := req.Body != nil && req.Body != http.NoBody
+	if hasBody {
+		answer = t.limits.commit
+	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(httptrace.WroteRequestInfo) { w.arm("answer", answer) },
+	})
+	req = req.Clone(ctx)
+	if hasBody {
+		req.Body = &sentBody{ReadCloser: req.Body, w: w, limits: t.limits}
+	}
+	resp, err := t.next.RoundTrip(req)
+	w.disarm()
+	if err != nil {
+		cancel(nil)
+		if stall, ok := context.Cause(ctx).(*stallError); ok { //nolint:errorlint // the cause is set unwrapped
+			return nil, stall
+		}
+		return nil, err
+	}
+	resp.Body = &receivedBody{ReadCloser: resp.Body, ctx: ctx, w: w, idle: t.limits.idle}
+	return resp, nil
+}
+
+// watch cancels an exchange when its timer runs out.
+type watch struct {
+	cancel context.CancelCauseFunc
+	mu     sync.Mutex
+	timer  *time.Timer
+}
+
+func (w *watch) arm(what string, d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	w.timer = time.AfterFunc(d, func() { w.cancel(&stallError{what, d}) })
+}
+
+func (w *watch) disarm() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+// sentBody is a request's body: the transport must come back for more in time.
+type sentBody struct {
+	io.ReadCloser
+	w      *watch
+	limits timeouts
+}
+
+// Read reads from the source, which may take its time, and then watches the sending.
+func (b *sentBody) Read(p []byte) (int, error) {
+	b.w.disarm()
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.w.arm("answer", b.limits.commit)
+	} else {
+		b.w.arm("progress of the upload", b.limits.idle)
+	}
+	return n, err
+}
+
+// receivedBody is a response's body: each read must bring something in time.
+type receivedBody struct {
+	io.ReadCloser
+	ctx  context.Context //nolint:containedctx // the context of the exchange this body belongs to
+	w    *watch
+	idle time.Duration
+}
+
+// Read waits for content under watch.
+func (b *receivedBody) Read(p []byte) (int, error) {
+	b.w.arm("data", b.idle)
+	n, err := b.ReadCloser.Read(p)
+	b.w.disarm()
+	if err != nil {
+		if stall, ok := context.Cause(b.ctx).(*stallError); ok { //nolint:errorlint // the cause is set unwrapped
+			return n, stall
+		}
+	}
+	return n, err
+}
+
+// Close ends the exchange.
+func (b *receivedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.w.disarm()
+	b.w.cancel(nil)
+	return err
+}
