@@ -54,6 +54,9 @@ func (s *FileSink) Commit(ctx context.Context) error {
 	return s.file.Commit(ctx)
 }
 
+// Temporary is the name that the file has until Commit.
+func (s *FileSink) Temporary() string { return s.file.file.Name() }
+
 // Size is the length of the file so far, in bytes.
 func (s *FileSink) Size() int64 { return s.file.size }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
 )
 
@@ -12,6 +11,7 @@ import (
 // always keeps its processes: ending it is the caller's, after the archive is durable.
 type CheckpointOptions struct {
 	ImagesDir, WorkDir string // absolute; both exist
+	LogPath            string // the runtime's own log
 	CRIUPath           string // directory of the criu to use, put first in PATH; or empty
 	TCPEstablished     bool
 	ExtUnixSk          bool
@@ -26,7 +26,7 @@ func (c *Container) Checkpoint(ctx context.Context, o CheckpointOptions) error {
 		return fmt.Errorf("dump container %q: it has no runtime: use --engine direct", c.ID)
 	}
 	args := []string{
-		"--log", filepath.Join(o.WorkDir, "runtime.log"), "checkpoint", "--leave-running",
+		"--log", o.LogPath, "checkpoint", "--leave-running",
 		"--image-path", o.ImagesDir, "--work-path", o.WorkDir,
 	}
 	for _, f := range []struct {
@@ -46,7 +46,7 @@ func (c *Container) Checkpoint(ctx context.Context, o CheckpointOptions) error {
 	cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 	usePath(cmd, o.CRIUPath)
 	if err := cmd.Run(); err != nil {
-		said, _ := os.ReadFile(filepath.Join(o.WorkDir, "runtime.log")) // the error stands without it
+		said, _ := os.ReadFile(o.LogPath) // the error stands without it
 		return r.failure(ctx, "checkpoint", err, said)
 	}
 	return nil
