@@ -128,7 +128,10 @@ func (r Runtime) checkFree(id string) error {
 // CheckFree tells whether a container could be made under the ID: an [ErrExists] if not.
 func (r Runtime) CheckFree(id string) error { return r.checkFree(id) }
 
-// discard removes what a failed restore left in the runtime.
+// Discard removes what a failed or killed restore left of the ID in the runtime. Nothing
+// there is no error.
+func (r Runtime) Discard(ctx context.Context, id string) error { return r.discard(ctx, id) }
+
 func (r Runtime) discard(ctx context.Context, id string) error {
 	if _, err := os.Lstat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrNotExist) {
 		return nil
