@@ -130,7 +130,7 @@ func TestDumpPostDumpError(t *testing.T) {
 
 func TestDumpFileLocksExplained(t *testing.T) {
 	b := requireReal(t)
-	c := startContainer(t, withArgs("sh", "-c", "exec 9>/tmp/lock; flock -n 9; "+counter))
+	c := startContainer(t, withTask(t, "lock"))
 	tick(t, c.out)
 	_, err := Dump(t.Context(), b, c.options(t.TempDir()))
 	var e *Error

@@ -2,6 +2,8 @@ package criu
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"io"
 	"os"
 	"regexp"
@@ -63,7 +65,13 @@ var _ error = (*Error)(nil)
 func newError(op, logPath string, err error) *Error {
 	e := &Error{Op: op, LogPath: logPath, Err: err}
 	lines, all := logErrors(logPath)
+	if errors.Is(err, context.Canceled) {
+		return e // the log only tells how CRIU was stopped
+	}
 	e.Lines = lines
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errLogTooLarge) {
+		return e
+	}
 	if row, ok := explain(all); ok {
 		e.Code, e.Cause, e.Remedy, e.Option = row.code, row.cause, row.remedy, row.option
 	}
@@ -78,7 +86,8 @@ var (
 	// logHarmless are errors that CRIU logs in runs that succeed, or that only say that it failed.
 	logHarmless = regexp.MustCompile(`rlimit: Can't setup RLIMIT_NOFILE for self` +
 		`|cgroupd: recv req error` +
-		`|ipv4: Address already assigned` +
+		`|(?i:ipv[46]: Address already assigned)` +
+		`|tun: Unable to create tun` +
 		`|Dumping FAILED\.|Restoring FAILED\.` +
 		`|Can't set the rlimit|Unable to get kernel capabilities` +
 		`|Cleaning up|cr-service: Failed to`)

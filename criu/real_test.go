@@ -77,7 +77,7 @@ func newBundle(t *testing.T, options ...specOption) (bundle string, spec *specs.
 	b, err := os.ReadFile(path)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(rootfs, "bin/busybox"), b, 0o755))
-	for _, name := range []string{"sh", "sleep", "cat", "echo", "ls", "nc", "flock", "ip", "tty"} {
+	for _, name := range []string{"sh", "sleep", "cat", "echo", "ls", "nc", "ip", "tty"} {
 		must(t, os.Symlink("busybox", filepath.Join(rootfs, "bin", name)))
 	}
 	cmd := exec.Command("runc", "spec")
@@ -99,6 +99,19 @@ func newBundle(t *testing.T, options ...specOption) (bundle string, spec *specs.
 	must(t, err)
 	must(t, os.WriteFile(config, b, 0o600))
 	return bundle, spec
+}
+
+// withTask makes a mode of testdata/task the first process.
+func withTask(t *testing.T, args ...string) specOption {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "task"), "./testdata/task")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	run(t, cmd)
+	return func(s *specs.Spec) {
+		s.Process.Args = append([]string{"/task/task"}, args...)
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/task", Type: "bind", Source: dir, Options: []string{"rbind", "ro"}})
+	}
 }
 
 // startContainer starts a container whose standard output is a pipe.

@@ -1,0 +1,95 @@
+package criu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/ckarchive/ckarchive/archive"
+)
+
+// ConfigOptions are the choices of a [ConfigFile].
+type ConfigOptions struct {
+	// EmptyDir is an empty directory of this host, to hide directories with. It is
+	// needed only for images in which a directory is hidden so.
+	EmptyDir string
+	// Flags that a runtime's command line has no option for.
+	TCPClose     bool
+	SkipRWXCheck bool
+	// Lines are further options of CRIU, one each, as "ghost-limit 4194304".
+	Lines []string
+}
+
+// ConfigFile makes the file for CRIU_CONFIG_FILE with which a runtime (runc
+// restore, crun restore) restores images of any other: the sources of all
+// external mounts and the descriptors of external files. A value that CRIU's
+// syntax cannot hold is an error: keys come from the images, and a line break
+// in one would be an option of whoever made them.
+func ConfigFile(ctx context.Context, imagesDir string, spec *specs.Spec, mountMap map[string]string, opts ConfigOptions) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if spec == nil {
+		return nil, errors.New("make criu configuration: a spec is needed")
+	}
+	mounts, err := ExternalMounts(imagesDir)
+	if err != nil {
+		return nil, err
+	}
+	mapped, err := mapper{spec: spec, mountMap: mountMap, emptyDir: opts.EmptyDir}.mapAll(mounts)
+	if err != nil {
+		return nil, fmt.Errorf("make criu configuration: %w", err)
+	}
+	desc, err := ReadDescriptors(imagesDir)
+	if err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	for _, m := range mapped {
+		if err := configWord(m.key); err != nil {
+			return nil, err
+		}
+		if err := configWord(m.path); err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&b, "external mnt[%s]:%s\n", m.key, m.path)
+	}
+	for fd, d := range desc {
+		// The runtimes look after pipes themselves.
+		if fd >= stdioCount || !inherits(d) || strings.HasPrefix(d, "pipe:") {
+			continue
+		}
+		if err := configWord(strings.NewReplacer("[", "", "]", "").Replace(d)); err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&b, "inherit-fd fd[%d]:%s\n", fd, d)
+	}
+	if opts.TCPClose {
+		b.WriteString("tcp-close\n")
+	}
+	if opts.SkipRWXCheck {
+		b.WriteString("skip-file-rwx-check\n")
+	}
+	for _, l := range opts.Lines {
+		if strings.ContainsFunc(l, unicode.IsControl) {
+			return nil, fmt.Errorf("make criu configuration: option %q holds a control character", l)
+		}
+		b.WriteString(l + "\n")
+	}
+	return []byte(b.String()), nil
+}
+
+// configWord rejects what ends a word or begins a comment in CRIU's configuration.
+func configWord(s string) error {
+	bad := func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("#\"'\\[]", r)
+	}
+	if s == "" || strings.ContainsFunc(s, bad) {
+		return fmt.Errorf("make criu configuration: %s cannot be written in it; restore with the direct engine", archive.QuoteName(s))
+	}
+	return nil
+}

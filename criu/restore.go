@@ -1,0 +1,279 @@
+package criu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/ckarchive/ckarchive/archive"
+)
+
+// RestoreOptions say what is restored and how. Spec, Rootfs, ImagesDir, WorkDir
+// and CgroupPath are needed.
+type RestoreOptions struct {
+	Flags
+	Spec       *specs.Spec
+	Rootfs     string // root file system on this host; missing mount points are made in it
+	ImagesDir  string
+	WorkDir    string // for the log and statistics
+	CgroupPath string // the container's cgroup in every hierarchy, new: "/ckarchive/web"
+	// Stdin, Stdout and Stderr become the container's. nil: /dev/null.
+	Stdin, Stdout, Stderr *os.File
+	// ConsoleSocket takes the terminal of a container that has one.
+	ConsoleSocket string
+	PIDFile       string            // gets the PID of the first process; empty: none
+	MountMap      map[string]string // sources of external mounts by mount point, before the spec's
+	EmptyDir      string            // an empty directory of this host, to hide directories with
+	// Files supplies further external files and sockets by CRIU's key ("file[1b:3]", "socket:[77]").
+	Files     map[string]*os.File
+	External  []string // further external objects in CRIU's notation, as "veth[eth0]:host0"
+	IgnoreCPU bool     // do not compare the CPU
+	// OnSetupNamespaces runs when the namespaces are there and the tasks are not
+	// yet, with the PID of the first process: the time to set up its network.
+	OnSetupNamespaces func(ctx context.Context, pid int) error
+	LSMProfile        string // "apparmor:NAME" or "selinux:LABEL"; empty: as dumped
+	LSMMountContext   string // SELinux context of mounts; empty: as dumped
+}
+
+// Restored is a container that is alive again.
+type Restored struct {
+	PID        int    `json:"pid"`       // of its first process, a child of this process
+	StartTime  uint64 `json:"startTime"` // of that process, in clock ticks since boot
+	CgroupPath string `json:"cgroupPath"`
+	LogPath    string `json:"log"`
+}
+
+// Restore brings a container back to life without a runtime. Its first process
+// is a child of this one: see [Wait]; it lives on when this process ends. On an
+// error nothing is left of it.
+func Restore(ctx context.Context, b Binary, opts RestoreOptions) (_ Restored, err error) {
+	r := &restore{opts: opts}
+	defer r.closeFiles()
+	if err := r.prepare(ctx); err != nil {
+		return Restored{}, fmt.Errorf("prepare restore: %w", err)
+	}
+	root, err := os.MkdirTemp(r.opts.WorkDir, "root-")
+	if err != nil {
+		return Restored{}, fmt.Errorf("prepare restore: %w", err)
+	}
+	defer os.Remove(root) //nolint:errcheck // an empty directory: the mount on it is in CRIU's namespace only
+	dirs, err := openDirs(r.opts.ImagesDir, r.opts.WorkDir)
+	if err != nil {
+		return Restored{}, fmt.Errorf("prepare restore: %w", err)
+	}
+	defer dirs.close()
+	o := dirs.options(RestoreLog)
+	if r.cgroups, err = newCgroups(opts.CgroupPath, resources(opts.Spec)); err != nil {
+		return Restored{}, fmt.Errorf("prepare restore: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.undo())
+		}
+	}()
+	if err := r.request(o, root); err != nil {
+		return Restored{}, fmt.Errorf("prepare restore: %w", err)
+	}
+	s := session{
+		bin: b.Path, logPath: filepath.Join(r.opts.WorkDir, RestoreLog), privateMounts: true,
+		stdin: opts.Stdin, stdout: opts.Stdout, stderr: opts.Stderr, extra: r.extra,
+		keepSession: opts.ShellJob, notify: r.notify,
+		prepare: func() error { return bindRoot(r.opts.Rootfs, root) },
+		started: func(pid int, _ *rpc.CriuReq) error { return r.cgroups.join(pid) },
+	}
+	resp, err := s.run(ctx, &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: o})
+	if err != nil {
+		return Restored{}, r.failure(s.logPath, err)
+	}
+	r.pid = int(resp.GetRestore().GetPid())
+	return r.finish(s.logPath)
+}
+
+// restore is a restore at work.
+type restore struct {
+	opts    RestoreOptions
+	cgroups *cgroups
+	extra   []*os.File // descriptors 4, 5, ... of CRIU
+	opened  []*os.File // those of extra that are ours to close
+	pid     int        // first process of the container, once it is known
+	hook    error      // what a notification was refused with
+}
+
+func (r *restore) prepare(ctx context.Context) error {
+	o := &r.opts
+	if o.Spec == nil || o.Rootfs == "" || o.ImagesDir == "" || o.WorkDir == "" || o.CgroupPath == "" {
+		return errors.New("a spec, a root file system, an image directory, a work directory and a cgroup are needed")
+	}
+	var err error
+	if o.WorkDir, err = makeDir(o.WorkDir); err != nil {
+		return err
+	}
+	if o.ImagesDir, err = filepath.Abs(o.ImagesDir); err != nil {
+		return err
+	}
+	if o.Rootfs, err = filepath.EvalSymlinks(o.Rootfs); err != nil {
+		return fmt.Errorf("find root file system: %w", err)
+	}
+	if o.Rootfs, err = filepath.Abs(o.Rootfs); err != nil {
+		return err
+	}
+	// CRIU trusts images; see Check.
+	if _, err := Check(ctx, o.ImagesDir, CheckOptions{Spec: o.Spec}); err != nil {
+		return err
+	}
+	return ownImages(o.ImagesDir, o.Spec)
+}
+
+// ownImages gives the images to the root user of the container's user
+// namespace: the tasks read some of them when they are in it already.
+func ownImages(dir string, spec *specs.Spec) error {
+	if !hasNamespace(spec, specs.UserNamespace) || spec.Linux == nil {
+		return nil
+	}
+	uid, ok := hostID(spec.Linux.UIDMappings)
+	gid, okGID := hostID(spec.Linux.GIDMappings)
+	if !ok || !okGID {
+		return errors.New("the user namespace of the spec has no mapping for its root user")
+	}
+	names, err := listImages(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range append(names, ".") {
+		if err := os.Lchown(filepath.Join(dir, name), uid, gid); err != nil {
+			return fmt.Errorf("give image to the container's root user: %w", err)
+		}
+	}
+	return nil
+}
+
+func hostID(mappings []specs.LinuxIDMapping) (int, bool) {
+	for _, m := range mappings {
+		if m.ContainerID == 0 && m.Size > 0 {
+			return int(m.HostID), true
+		}
+	}
+	return 0, false
+}
+
+func resources(spec *specs.Spec) *specs.LinuxResources {
+	if spec == nil || spec.Linux == nil {
+		return nil
+	}
+	return spec.Linux.Resources
+}
+
+// bindRoot makes the root file system a mount point, which CRIU wants it to be.
+func bindRoot(rootfs, root string) error {
+	if err := unix.Mount(rootfs, root, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind root file system %q: %w", rootfs, err)
+	}
+	return nil
+}
+
+func (r *restore) notify(ctx context.Context, n notification) (*rpc.CriuOpts, error) {
+	switch n.script {
+	case noteSetupNS:
+		r.pid = n.pid
+		r.hook = r.setupNamespaces(ctx)
+	case noteOrphanPTS:
+		switch {
+		case len(n.files) == 0:
+			r.hook = errors.New("criu sent no terminal")
+		case r.opts.ConsoleSocket == "":
+			r.hook = errNoConsole
+		default:
+			r.hook = sendConsole(ctx, r.opts.ConsoleSocket, n.files[0])
+		}
+	case notePostRestore:
+		r.pid = n.pid
+	}
+	return nil, r.hook
+}
+
+func (r *restore) setupNamespaces(ctx context.Context) error {
+	if p, ok := namespacePath(r.opts.Spec, specs.NetworkNamespace); ok && p == "" {
+		if err := raiseLoopback(r.pid); err != nil {
+			return err
+		}
+	}
+	if r.opts.OnSetupNamespaces == nil {
+		return nil
+	}
+	return r.opts.OnSetupNamespaces(ctx, r.pid)
+}
+
+func (r *restore) finish(logPath string) (Restored, error) {
+	res := Restored{PID: r.pid, CgroupPath: r.cgroups.path, LogPath: logPath}
+	var err error
+	if res.StartTime, err = startTime(r.pid); err != nil {
+		return Restored{}, err
+	}
+	if r.opts.PIDFile != "" {
+		if err := writePIDFile(r.opts.PIDFile, r.pid); err != nil {
+			return Restored{}, err
+		}
+	}
+	return res, nil
+}
+
+// writePIDFile writes a PID file that is never seen half written.
+func writePIDFile(path string, pid int) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		return fmt.Errorf("write PID file: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("write PID file: %w", err)
+	}
+	return nil
+}
+
+// undo ends what a failed restore made. Tasks that were restored half do not end with CRIU.
+func (r *restore) undo() error {
+	if r.pid > 0 {
+		unix.Kill(r.pid, unix.SIGKILL) //nolint:errcheck // it may have ended
+	}
+	r.cgroups.killAll()
+	if r.pid > 0 {
+		unix.Wait4(r.pid, nil, 0, nil) //nolint:errcheck // CRIU may have reaped it
+	}
+	return r.cgroups.remove()
+}
+
+func (r *restore) closeFiles() {
+	closeAll(r.opened)
+}
+
+func (r *restore) failure(logPath string, err error) error {
+	if r.hook != nil {
+		return &Error{Op: "restore", LogPath: logPath, Err: r.hook}
+	}
+	return newError("restore", logPath, err)
+}
+
+// inheritedKeys gives what has to be supplied from outside, by descriptors.json.
+func inheritedKeys(dir string) (map[int]string, error) {
+	desc, err := ReadDescriptors(dir)
+	if err != nil {
+		return nil, err
+	}
+	keys := map[int]string{}
+	for fd, d := range desc {
+		if fd >= stdioCount || !inherits(d) {
+			continue
+		}
+		if len(d) > archive.MaxNameBytes {
+			return nil, fmt.Errorf("%w: %s: key of %d bytes", archive.ErrRejected, archive.Descriptors, len(d))
+		}
+		keys[fd] = d
+	}
+	return keys, nil
+}
