@@ -66,10 +66,12 @@ func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) 
 		return c, err
 	}
 	c.Processes = len(tasks)
+	pids := make(map[uint32]bool, len(tasks))
 	for _, t := range tasks {
 		if err := ctx.Err(); err != nil {
 			return c, err
 		}
+		pids[t.GetPid()] = true
 		arch, err := checkTask(dir, t.GetPid(), opts)
 		if err != nil {
 			return c, err
@@ -82,7 +84,7 @@ func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) 
 	if c.Architecture != runtime.GOARCH && !opts.AnyArchitecture {
 		return c, imageError(coreName(tasks[0].GetPid()), "tasks are of architecture %s, this host is %s", c.Architecture, runtime.GOARCH)
 	}
-	if c.MemoryBytes, err = checkPages(ctx, dir, names, pageSize(c.Architecture)); err != nil {
+	if c.MemoryBytes, err = checkPages(ctx, dir, names, pids, pageSize(c.Architecture)); err != nil {
 		return c, err
 	}
 	if err := checkMountImages(dir, names); err != nil {

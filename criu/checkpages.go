@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pagemap"
@@ -18,44 +19,71 @@ const (
 	pagePresent  = 1 << 2
 )
 
-// checkPages compares every pages file with the page maps that describe it. CRIU
-// itself reads beyond the end of a short one for ever.
-func checkPages(ctx context.Context, dir string, names []string, pageBytes int64) (total int64, err error) {
-	want := map[uint32]int64{} // pages by the number of the pages file
-	for _, name := range names {
-		if !strings.HasPrefix(name, "pagemap-") || !strings.HasSuffix(name, ".img") {
-			continue
+// checkPages compares pages files with the page maps that describe them. CRIU
+// itself reads beyond the end of a short one for ever. Page maps of tasks that
+// are not in the tree are leftovers of an earlier dump into the same directory;
+// they are never read.
+func checkPages(ctx context.Context, dir string, names []string, pids map[uint32]bool, pageBytes int64) (total int64, err error) {
+	counted := map[uint32]bool{} // pages files
+	for _, exact := range []bool{true, false} {
+		for _, name := range names {
+			if isTaskPagemap(name, pids) != exact || !exact && !isSharedPagemap(name) {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return 0, err
+			}
+			id, pages, err := readPagemap(dir, name, math.MaxInt64/pageBytes)
+			if err != nil {
+				return 0, err
+			}
+			size, err := pagesSize(dir, id, pages)
+			if err != nil {
+				return 0, err
+			}
+			// A leftover map of shared memory may name the pages file of another.
+			if size < pages*pageBytes || size > pages*pageBytes && (exact || !counted[id]) {
+				return 0, imageError(pagesName(id), "%d bytes, %s says %d pages of %d bytes", size, name, pages, pageBytes)
+			}
+			if !counted[id] {
+				counted[id] = true
+				total += size
+			}
 		}
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		id, pages, err := readPagemap(dir, name, math.MaxInt64/pageBytes)
-		if err != nil {
-			return 0, err
-		}
-		if want[id] > math.MaxInt64/pageBytes-pages {
-			return 0, imageError(name, "page count overflows")
-		}
-		want[id] += pages
-	}
-	for id, pages := range want {
-		name := fmt.Sprintf("pages-%d.img", id)
-		fi, err := os.Lstat(filepath.Join(dir, name))
-		if os.IsNotExist(err) && pages == 0 {
-			continue
-		}
-		if err != nil {
-			return 0, missing(name, err)
-		}
-		if !fi.Mode().IsRegular() {
-			return 0, imageError(name, "not a regular file")
-		}
-		if fi.Size() != pages*pageBytes {
-			return 0, imageError(name, "%d bytes, its page maps say %d pages of %d bytes", fi.Size(), pages, pageBytes)
-		}
-		total += fi.Size()
 	}
 	return total, nil
+}
+
+func pagesName(id uint32) string { return fmt.Sprintf("pages-%d.img", id) }
+
+// pagesSize gives the size of a pages file in bytes. It may be missing when nothing is in it.
+func pagesSize(dir string, id uint32, pages int64) (int64, error) {
+	name := pagesName(id)
+	fi, err := os.Lstat(filepath.Join(dir, name))
+	switch {
+	case os.IsNotExist(err) && pages == 0:
+		return 0, nil
+	case err != nil:
+		return 0, missing(name, err)
+	case !fi.Mode().IsRegular():
+		return 0, imageError(name, "not a regular file")
+	default:
+		return fi.Size(), nil
+	}
+}
+
+func isSharedPagemap(name string) bool {
+	return strings.HasPrefix(name, "pagemap-shmem-") && strings.HasSuffix(name, ".img")
+}
+
+// isTaskPagemap tells whether an image is the page map of one of the tasks.
+func isTaskPagemap(name string, pids map[uint32]bool) bool {
+	s, ok := strings.CutPrefix(name, "pagemap-")
+	if !ok {
+		return false
+	}
+	pid, err := strconv.ParseUint(strings.TrimSuffix(s, ".img"), 10, 32)
+	return err == nil && strings.HasSuffix(s, ".img") && pids[uint32(pid)]
 }
 
 // readPagemap gives which pages file a page map belongs to and how many pages it
