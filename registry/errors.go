@@ -129,13 +129,19 @@ func (e *classified) Unwrap() []error { return []error{e.class, e.err} }
 // classify gives an error of the HTTP layers its class and takes secrets out of
 // its text. Errors that have a class, and the end of ctx, stay as they are.
 func classify(err error) error {
-	if err == nil || hasClass(err) {
+	if err == nil {
+		return nil
+	}
+	text := scrub(err.Error())
+	if hasClass(err) {
+		if text != err.Error() {
+			return &classified{err, text, err}
+		}
 		return err
 	}
 	if errors.Is(err, context.Canceled) {
 		return context.Canceled
 	}
-	text := scrub(err.Error())
 	var (
 		status    *errcode.ErrorResponse
 		unknownCA x509.UnknownAuthorityError

@@ -1,0 +1,348 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2"
+)
+
+// defaultConcurrency is the number of blobs that move at once: more is not faster.
+const defaultConcurrency = 4
+
+// CopyOptions are the options of [Copy]. The zero value copies and says nothing.
+type CopyOptions struct {
+	// Concurrency is the number of blobs that move at once; 0 means 4.
+	Concurrency int
+	// IfAbsent refuses to move a name that leads to something else: ErrExists.
+	IfAbsent bool
+	// OnProgress hears of the bytes that are done. Calls do not overlap.
+	OnProgress func(Progress)
+}
+
+// Progress is how far a copy is, in bytes of all blobs and manifests together.
+// Done may go back when a transfer has to begin again.
+type Progress struct {
+	Done, Total int64
+	// Skipped is the part of Done that was there already.
+	Skipped int64
+}
+
+// Copied is what a copy did.
+type Copied struct {
+	Descriptor ocispec.Descriptor
+	Blobs      int   // that were transferred
+	Bytes      int64 // of these
+	Skipped    int   // blobs that were there already
+	Mounted    int   // blobs that the registry took from another of its repositories
+}
+
+// blobWriter is a target that can begin a blob again when a transfer breaks.
+type blobWriter interface {
+	writeBlob(ctx context.Context, desc ocispec.Descriptor, from openFunc, report func(int64)) error
+}
+
+// rangeFetcher is a source that can begin in the middle of a blob.
+type rangeFetcher interface {
+	FetchFrom(ctx context.Context, desc ocispec.Descriptor, off int64) (io.ReadCloser, error)
+}
+
+// holder is a store whose content must not be cleaned up meanwhile.
+type holder interface {
+	Hold(ctx context.Context) (io.Closer, error)
+}
+
+var (
+	_ blobWriter   = (*Store)(nil)
+	_ blobWriter   = (*Repository)(nil)
+	_ rangeFetcher = (*Store)(nil)
+	_ rangeFetcher = (*StoreArchive)(nil)
+	_ rangeFetcher = (*Repository)(nil)
+	_ holder       = (*Store)(nil)
+)
+
+// Copy makes dstName of dst lead to what srcName of src leads to. After
+// srcName is resolved, everything goes by digest. First come the blobs, each
+// digest once and those that are there not at all, then manifests, then the
+// name: a copy that fails leaves no name behind, and doing it again goes on
+// where it stopped. An empty srcName is what src itself was opened with; an
+// empty dstName of a Repository is its reference.
+func Copy(ctx context.Context, dst oras.Target, dstName string, src oras.ReadOnlyTarget, srcName string, opts CopyOptions) (_ Copied, err error) {
+	for _, end := range []any{src, dst} {
+		if h, ok := end.(holder); ok {
+			lock, err := h.Hold(ctx)
+			if err != nil {
+				return Copied{}, err
+			}
+			defer lock.Close() //nolint:errcheck // closing a lock file loses nothing
+		}
+	}
+	if r, ok := dst.(*Repository); ok && dstName == "" {
+		dstName = r.ref.Identifier()
+	}
+	root, err := src.Resolve(ctx, srcName)
+	if err != nil {
+		return Copied{}, err
+	}
+	c := copier{dst: dst, src: src, opts: opts, copied: Copied{Descriptor: root}}
+	if opts.IfAbsent {
+		if err := c.checkAbsent(ctx, dstName, root); err != nil {
+			return c.copied, err
+		}
+	}
+	all, err := graph(ctx, src, root)
+	if err != nil {
+		return c.copied, opError("read", srcName, err)
+	}
+	c.progress.Total = all.size()
+	if err := c.blobs(ctx, all.blobs); err != nil {
+		return c.copied, err
+	}
+	for _, m := range all.manifests {
+		if err := c.manifest(ctx, m); err != nil {
+			return c.copied, err
+		}
+	}
+	return c.copied, c.name(ctx, all.manifests[len(all.manifests)-1], dstName)
+}
+
+// copier is one copy.
+type copier struct {
+	dst  oras.Target
+	src  oras.ReadOnlyTarget
+	opts CopyOptions
+
+	mu       sync.Mutex
+	progress Progress
+	copied   Copied
+}
+
+func (c *copier) checkAbsent(ctx context.Context, name string, root ocispec.Descriptor) error {
+	old, err := c.dst.Resolve(ctx, name)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case old.Digest != root.Digest:
+		return &Error{Op: "copy to", Reference: name, Err: fmt.Errorf("%w: it leads to %s", ErrExists, old.Digest)}
+	}
+	return nil
+}
+
+// report counts bytes, and tells.
+func (c *copier) report(n int64) { c.note(n, func(*Copied) {}) }
+
+func (c *copier) note(n int64, note func(*Copied)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	note(&c.copied)
+	c.progress.Done += n
+	if c.opts.OnProgress != nil {
+		c.opts.OnProgress(c.progress)
+	}
+}
+
+// skip counts a blob that need not be transferred.
+func (c *copier) skip(n int64, note func(*Copied)) {
+	c.note(n, func(copied *Copied) {
+		note(copied)
+		c.progress.Skipped += n
+	})
+}
+
+// blobs copies what is not there, largest first so that the end is not one long wait.
+func (c *copier) blobs(ctx context.Context, blobs []ocispec.Descriptor) error {
+	blobs = slices.Clone(blobs)
+	slices.SortStableFunc(blobs, func(a, b ocispec.Descriptor) int {
+		switch {
+		case a.Size > b.Size:
+			return -1
+		case a.Size < b.Size:
+			return 1
+		}
+		return 0
+	})
+	group, groupCtx := errgroup.WithContext(ctx)
+	limit := c.opts.Concurrency
+	if limit <= 0 {
+		limit = defaultConcurrency
+	}
+	group.SetLimit(limit)
+	for _, desc := range blobs {
+		if groupCtx.Err() != nil {
+			break
+		}
+		group.Go(func() error { return c.blob(groupCtx, desc) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+func (c *copier) blob(ctx context.Context, desc ocispec.Descriptor) error {
+	there, err := c.dst.Exists(ctx, desc)
+	if err != nil {
+		return err
+	}
+	if there {
+		c.skip(desc.Size, func(copied *Copied) { copied.Skipped++ })
+		return nil
+	}
+	dst, toRegistry := c.dst.(*Repository)
+	src, fromRegistry := c.src.(*Repository)
+	if toRegistry && fromRegistry && dst.host.endpoint == src.host.endpoint {
+		// A registry that does not mount says so in one way or another; then it gets the content.
+		if mounted, err := dst.mount(ctx, desc, src); err == nil && mounted {
+			c.skip(desc.Size, func(copied *Copied) { copied.Mounted++ })
+			return nil
+		}
+	}
+	if err := c.transfer(ctx, desc); err != nil {
+		return err
+	}
+	if toRegistry {
+		// Believing "201 Created" has cost people their images.
+		if there, err := c.dst.Exists(ctx, desc); err != nil || !there {
+			if err == nil {
+				err = fmt.Errorf("%w: it took the blob and does not have it", ErrRegistry)
+			}
+			return opError("check blob "+desc.Digest.String(), dst.ref.Name(), err)
+		}
+	}
+	c.note(0, func(copied *Copied) {
+		copied.Blobs++
+		copied.Bytes += desc.Size
+	})
+	return nil
+}
+
+func (c *copier) transfer(ctx context.Context, desc ocispec.Descriptor) error {
+	from := c.opener(desc)
+	if w, ok := c.dst.(blobWriter); ok {
+		return w.writeBlob(ctx, desc, from, c.report)
+	}
+	rc, err := from(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer rc.Close() //nolint:errcheck // read side
+	if err := c.dst.Push(ctx, desc, newVerifiedReader(rc, desc)); err != nil && !errors.Is(err, ErrExists) {
+		return err
+	}
+	c.report(desc.Size)
+	return nil
+}
+
+// opener opens a blob of the source anywhere. A registry's blob continues by
+// itself where a transfer breaks.
+func (c *copier) opener(desc ocispec.Descriptor) openFunc {
+	return func(ctx context.Context, off int64) (io.ReadCloser, error) {
+		if r, ok := c.src.(*Repository); ok {
+			rc := r.resuming(ctx, desc)
+			rc.off = off
+			return rc, rc.open()
+		}
+		if f, ok := c.src.(rangeFetcher); ok {
+			return f.FetchFrom(ctx, desc, off)
+		}
+		rc, err := c.src.Fetch(ctx, desc)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := io.CopyN(io.Discard, rc, off); err != nil {
+			_ = rc.Close()
+			return nil, err
+		}
+		return rc, nil
+	}
+}
+
+// manifest writes a manifest under its digest and, in a registry, reads it back.
+func (c *copier) manifest(ctx context.Context, m manifestNode) error {
+	there, err := c.dst.Exists(ctx, m.desc)
+	if err != nil {
+		return err
+	}
+	if r, ok := c.dst.(*Repository); ok {
+		if !there {
+			if err := r.pushManifest(ctx, m.desc, m.raw, m.desc.Digest.String()); err != nil {
+				return fmt.Errorf("%w (the blobs are in the registry; doing it again sends only the manifest)", err)
+			}
+		}
+		if _, _, err := fetchManifest(ctx, r, m.desc); err != nil {
+			return opError("read back", r.named(m.desc.Digest.String()), err)
+		}
+	} else if !there {
+		if err := c.dst.Push(ctx, m.desc, bytes.NewReader(m.raw)); err != nil && !errors.Is(err, ErrExists) {
+			return err
+		}
+	}
+	c.report(m.desc.Size)
+	return nil
+}
+
+// name makes the name lead to the root.
+func (c *copier) name(ctx context.Context, root manifestNode, name string) error {
+	r, ok := c.dst.(*Repository)
+	switch {
+	case ok && checkDigest(digest.Digest(name)) == nil:
+		if name != root.desc.Digest.String() {
+			return &Error{Op: "copy to", Reference: r.named(name), Err: contentf("the manifest is %s", root.desc.Digest)}
+		}
+		return nil
+	case ok:
+		return r.pushManifest(ctx, root.desc, root.raw, name)
+	case name == "":
+		return nil
+	}
+	if s, ok := c.dst.(*Store); ok && c.opts.IfAbsent {
+		return s.TagNew(ctx, c.copied.Descriptor, name)
+	}
+	return c.dst.Tag(ctx, c.copied.Descriptor, name)
+}
+
+// writeBlob reads a blob into the store. Nothing of it is seen unless all of it matches its digest.
+func (s *Store) writeBlob(ctx context.Context, desc ocispec.Descriptor, from openFunc, report func(int64)) error {
+	in, err := s.newIngest(ctx, desc.Digest.Algorithm())
+	if err != nil {
+		return err
+	}
+	defer in.Close() //nolint:errcheck // after Commit there is nothing left to discard
+	rc, err := from(ctx, 0)
+	if errors.Is(err, ErrNotFound) {
+		err = missing(desc, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer rc.Close() //nolint:errcheck // read side
+	counted := &countingWriter{w: in, report: report}
+	if _, err := io.Copy(counted, newVerifiedReader(io.NopCloser(contextReader{ctx, rc}), desc)); err != nil {
+		return opError("fetch blob "+desc.Digest.String(), s.dir, err)
+	}
+	_, err = in.Commit(ctx, desc.MediaType)
+	return err
+}
+
+// countingWriter reports what it writes.
+type countingWriter struct {
+	w      io.Writer
+	report func(int64)
+}
+
+// Write writes and reports.
+func (c *countingWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.report(int64(n))
+	return n, err
+}
