@@ -1,0 +1,80 @@
+# `make help` says what there is. Everything but build and clean installs what
+# it needs first (test/setup, as root on Debian).
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-print-directory
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+FUZZTIME ?= 60s
+CACHE    := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ckarchive
+
+# The tools that test/setup builds; then a CRIU of its making, and Go where it
+# is usually installed.
+export PATH := $(CACHE)/bin:/usr/local/sbin:$(PATH):/usr/sbin:/sbin:/usr/local/go/bin:$(HOME)/go/bin
+
+# The packages whose tests need neither a runtime nor a registry at hand. Tests
+# among them that need root or CRIU skip themselves, except when CI is "true".
+UNIT = $(shell go list ./... | grep -v '/ckarchive/test/')
+
+.PHONY: help build demo check lint lines test unit root-tests e2e bench fuzz fuzz-short clean
+
+help: ## Say what the targets do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+build: ## Build bin/ckarchive, one static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ckarchive ./cmd/ckarchive
+
+demo: ## Freeze a container, carry it through a registry, bring it back
+	test/setup demo
+	$(MAKE) build
+	test/demo/run
+
+check: ## Formatting, linters and the tests that need no root
+	test/setup check
+	$(MAKE) lint unit
+
+lint: lines
+	@unformatted=$$(gofumpt -l .); [ -z "$$unformatted" ] || { echo "gofumpt -w is needed for:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	golangci-lint run
+
+# A file that is longer is two files.
+lines:
+	@find . -name '*.go' -not -name '*_test.go' -not -path './bin/*' -exec wc -l {} + | \
+		awk '$$2 != "total" && $$1 > 400 {print $$2 " has " $$1 " lines, 400 are allowed"; bad = 1} END {exit bad}'
+
+unit:
+	env -u CI go test -race $(UNIT)
+
+test: ## Everything: check, then the real thing with CRIU, runtimes and registries
+	test/setup test
+	$(MAKE) check
+	$(MAKE) root-tests fuzz-short e2e
+
+# Once more with nothing allowed to skip.
+root-tests:
+	CI=true CKARCHIVE_ROOT_TESTS=1 go test -count=1 $(UNIT)
+
+e2e:
+	CI=true go test -count=1 -timeout 20m ./test/...
+
+bench: ## Measure freeze time, archive size and restore time
+	test/setup bench
+	$(MAKE) build
+	go run ./test/bench
+
+fuzz: ## Run each fuzz target for FUZZTIME (60s)
+	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \
+		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*).*/\1/p' "$$file"); do \
+			echo "$$target ($$(dirname "$$file"))"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+		done; \
+	done
+
+fuzz-short:
+	@$(MAKE) fuzz FUZZTIME=10s
+
+clean: ## Remove what build made
+	rm -rf bin
