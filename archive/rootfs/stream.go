@@ -36,6 +36,7 @@ type stream struct {
 	raw     *meter
 	unpack  io.Closer
 	entries int
+	most    int // entries, MaxEntries
 	bytes   int64
 	end     int64 // where the content of the last entry ends, padding included
 }
@@ -47,7 +48,7 @@ func newStream(r io.Reader) (*stream, error) {
 		return nil, err
 	}
 	raw := &meter{r: rc}
-	return &stream{tr: tar.NewReader(raw), raw: raw, unpack: rc}, nil
+	return &stream{tr: tar.NewReader(raw), raw: raw, unpack: rc, most: MaxEntries}, nil
 }
 
 func (s *stream) close() { s.unpack.Close() } //nolint:errcheck // read only
@@ -63,8 +64,8 @@ func (s *stream) next() (entry, error) {
 		if err != nil {
 			return entry{}, s.explain(err)
 		}
-		if s.entries++; s.entries > MaxEntries {
-			return entry{}, rejectf("more than %d entries", MaxEntries)
+		if s.entries++; s.entries > s.most {
+			return entry{}, rejectf("more than %d entries", s.most)
 		}
 		size := h.Size
 		if h.Typeflag == tar.TypeXGlobalHeader {
