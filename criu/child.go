@@ -21,6 +21,7 @@ type child struct {
 	cmd  *exec.Cmd
 	conn *net.UnixConn
 
+	grace    time.Duration // for each step of being stopped
 	finished chan struct{} // the conversation is over
 	once     sync.Once
 
@@ -189,7 +190,7 @@ func (c *child) stop(ended <-chan struct{}) {
 		select {
 		case <-ended:
 			return
-		case <-time.After(stopGrace):
+		case <-time.After(c.grace):
 		}
 	}
 	<-ended

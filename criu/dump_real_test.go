@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestBinaryReal(t *testing.T) {
@@ -99,6 +101,7 @@ func TestDumpPostDumpError(t *testing.T) {
 	for name, hook := range map[string]func(cancel func()) error{
 		"error":  func(func()) error { return errors.New("disk is full") },
 		"cancel": func(cancel func()) error { cancel(); return nil },
+		"killed": func(func()) error { return killCRIU() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := startContainer(t)
@@ -112,7 +115,7 @@ func TestDumpPostDumpError(t *testing.T) {
 			if !errors.As(err, &e) || !e.Running {
 				t.Fatalf("error %v, want one that says that the container runs", err)
 			}
-			if want := map[string]string{"error": "disk is full", "cancel": "context canceled"}[name]; !strings.Contains(err.Error(), want) {
+			if want := map[string]string{"error": "disk is full", "cancel": "context canceled", "killed": "without an answer"}[name]; !strings.Contains(err.Error(), want) {
 				t.Errorf("error %q, want it to hold %q", err, want)
 			}
 			mustTick(t, c.out)
@@ -143,4 +146,18 @@ func TestDumpFileLocksExplained(t *testing.T) {
 	if _, err := Dump(t.Context(), b, opts); err != nil {
 		t.Fatalf("%v\n%s", err, logOf(err))
 	}
+}
+
+// killCRIU kills the CRIU that this process runs.
+func killCRIU() error {
+	children, err := taskTree(os.Getpid())
+	if err != nil {
+		return err
+	}
+	for _, pid := range children[1:] {
+		if comm, err := os.ReadFile(procPath(pid, "comm")); err == nil && string(comm) == "criu\n" {
+			return unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	return errors.New("no criu is running")
 }

@@ -19,7 +19,7 @@ import (
 // ImageMount is a mount of the images that a restore has to supply.
 type ImageMount struct {
 	Key        string `json:"key"`        // under which CRIU asks for it
-	Mountpoint string `json:"mountpoint"` // in the container
+	Mountpoint string `json:"mountpoint"` // its mount point in the container
 	// Mask tells that it hides a file: it is the root of a device node such as /dev/null.
 	Mask bool `json:"mask,omitempty"`
 	// Cgroup tells that it shows a cgroup hierarchy.

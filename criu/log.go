@@ -32,7 +32,8 @@ type Error struct {
 	Err     error    `json:"-"`
 }
 
-// Error says what was done, why it failed, CRIU's own words, and where the rest is.
+// Error says what was done, why it failed, CRIU's own words, and where the rest
+// is. What to do about it is Remedy, for the caller to show where hints go.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Op + " with criu: ")
@@ -46,9 +47,6 @@ func (e *Error) Error() string {
 	}
 	if len(e.Lines) > 0 {
 		b.WriteString(": " + strings.Join(e.Lines, "; "))
-	}
-	if e.Remedy != "" {
-		b.WriteString("; " + e.Remedy)
 	}
 	if e.LogPath != "" {
 		b.WriteString(" (log: " + e.LogPath + ")")

@@ -18,12 +18,12 @@ import (
 
 // Kinds of external objects, as [archive.External] names them.
 const (
-	kindMount = "mount"
-	kindFile  = "file"
-	kindTTY   = "tty"
-	kindUnix  = "unix"
-	kindNet   = "net"
-	kindPID   = "pid"
+	kindMount = "mount" // a mount whose source is given
+	kindFile  = "file"  // an open file
+	kindTTY   = "tty"   // an open terminal
+	kindUnix  = "unix"  // the other end of a unix socket
+	kindNet   = "net"   // the network namespace
+	kindPID   = "pid"   // the PID namespace
 )
 
 // procPath gives the path of a file of a process.

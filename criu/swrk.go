@@ -1,6 +1,7 @@
 package criu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,6 +63,7 @@ type session struct {
 	notify func(ctx context.Context, n notification) (*rpc.CriuOpts, error)
 	// accepted is the notification after whose answer CRIU is no longer interrupted by the context.
 	accepted string
+	grace    time.Duration // for each step of being stopped; 0: stopGrace
 }
 
 var (
@@ -77,6 +79,7 @@ func (s *session) run(ctx context.Context, req *rpc.CriuReq) (*rpc.CriuResp, err
 	if err != nil {
 		return nil, err
 	}
+	c.grace = cmp.Or(s.grace, stopGrace)
 	var resp *rpc.CriuResp
 	var g errgroup.Group
 	g.Go(func() error { return c.watch(ctx, s.logPath) })

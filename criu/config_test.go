@@ -1,0 +1,110 @@
+package criu
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/mnt"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+)
+
+// mountsDir is a directory of images with these mounts below a root.
+func mountsDir(t *testing.T, mounts ...*mnt.MntEntry) string {
+	t.Helper()
+	all := []proto.Message{mount(mnt.Fstype_OVERLAYFS, 1, 10, "/", "/")}
+	for _, m := range mounts {
+		all = append(all, m)
+	}
+	return writeSet(t, map[string][]byte{"mountpoints-7.img": encode(t, magicMounts, all...)})
+}
+
+func mask(point, key, root string) *mnt.MntEntry {
+	m := mount(mnt.Fstype_UNSUPPORTED, 5, 50, point, key)
+	m.Root = &root
+	return m
+}
+
+func TestConfigFile(t *testing.T) {
+	dir := mountsDir(t,
+		mask("/proc/keys", "/dev/null", "/null"), mask("/proc/timer_list", "/dev/null", "/null"),
+		mask("/proc/acpi", "/run/crun/.empty-directory", "/run/crun/.empty-directory"),
+		mount(mnt.Fstype_UNSUPPORTED, 6, 60, "/vol", "/vol"),
+		mount(mnt.Fstype_UNSUPPORTED, 7, 61, "/vol/sub", "/vol/sub"),
+		mount(mnt.Fstype_CGROUP, 8, 62, "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu"),
+	)
+	must(t, writeDescriptors(dir, []string{devNull, "pipe:[5]", "file[1b:a1]"}))
+	spec := bindSpec("/vol")
+	spec.Linux.MaskedPaths = []string{"/proc/keys", "/proc/acpi", "/proc/timer_list"}
+	got, err := ConfigFile(t.Context(), dir, spec, map[string]string{"/vol/sub": "/data/sub"}, ConfigOptions{EmptyDir: "/empty", TCPClose: true, Lines: []string{"ghost-limit 4096"}})
+	must(t, err)
+	want := `external mnt[/dev/null]:/dev/null
+external mnt[/run/crun/.empty-directory]:/empty
+external mnt[/vol]:/host/vol
+external mnt[/vol/sub]:/data/sub
+inherit-fd fd[2]:file[1b:a1]
+tcp-close
+ghost-limit 4096
+`
+	if string(got) != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestConfigFileRejects(t *testing.T) {
+	for name, test := range map[string]struct {
+		mounts []*mnt.MntEntry
+		opts   ConfigOptions
+		want   string
+	}{
+		"unmapped, all of them": {[]*mnt.MntEntry{mount(mnt.Fstype_AUTO, 3, 12, "/a", "/a"), mount(mnt.Fstype_AUTO, 4, 12, "/b", "/b")}, ConfigOptions{}, `"/a", "/b"`},
+		"option in a key":       {[]*mnt.MntEntry{mount(mnt.Fstype_AUTO, 3, 12, "/vol", "x]:/y\naction-script /evil")}, ConfigOptions{}, "direct engine"},
+		"one key, two sources":  {[]*mnt.MntEntry{mount(mnt.Fstype_AUTO, 3, 12, "/vol", "k"), mount(mnt.Fstype_AUTO, 4, 12, "/dev/null", "k")}, ConfigOptions{}, "the same key"},
+		"line in an option":     {nil, ConfigOptions{Lines: []string{"a\nb"}}, "control character"},
+	} {
+		_, err := ConfigFile(t.Context(), mountsDir(t, test.mounts...), bindSpec("/vol"), nil, test.opts)
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want one with %q", name, err, test.want)
+		}
+	}
+	_, err := ConfigFile(t.Context(), mountsDir(t, mount(mnt.Fstype_AUTO, 3, 12, "/a", "/a")), bindSpec(), nil, ConfigOptions{})
+	if !errors.Is(err, ErrUnmapped) {
+		t.Errorf("error %v, want %v", err, ErrUnmapped)
+	}
+	dir := mountsDir(t)
+	must(t, writeDescriptors(dir, []string{"file[1:2]\naction-script"}))
+	if _, err := ConfigFile(t.Context(), dir, &specs.Spec{}, nil, ConfigOptions{}); err == nil {
+		t.Error("an option in a descriptor: no error")
+	}
+}
+
+func TestPrepareMountpoints(t *testing.T) {
+	rootfs, file := t.TempDir(), filepath.Join(t.TempDir(), "f")
+	must(t, os.WriteFile(file, nil, 0o600))
+	dir := mountsDir(t,
+		mount(mnt.Fstype_PROC, 2, 11, "./proc", ""),
+		mount(mnt.Fstype_AUTO, 3, 12, "/etc/hosts", "h"),
+		mount(mnt.Fstype_AUTO, 4, 12, "/deep/vol", "v"),
+	)
+	sources := map[string]string{"h": file, "v": t.TempDir()}
+	for range 2 { // the second time everything is there
+		must(t, PrepareMountpoints(rootfs, dir, sources))
+	}
+	for name, isDir := range map[string]bool{"proc": true, "etc/hosts": false, "deep/vol": true} {
+		if fi, err := os.Lstat(filepath.Join(rootfs, name)); err != nil || fi.IsDir() != isDir {
+			t.Errorf("%s: %v, %v", name, fi, err)
+		}
+	}
+	// A link that leaves the root file system is not followed.
+	outside := t.TempDir()
+	must(t, os.Symlink(outside, filepath.Join(rootfs, "out")))
+	if err := PrepareMountpoints(rootfs, mountsDir(t, mount(mnt.Fstype_AUTO, 3, 12, "/out/x", "x")), nil); err == nil {
+		t.Error("a mount point behind a link to the outside: no error")
+	}
+	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {
+		t.Errorf("outside holds %v, %v", entries, err)
+	}
+}
