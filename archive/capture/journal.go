@@ -3,6 +3,8 @@ package capture
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -146,7 +148,8 @@ func Lock(dir, name string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("lock %q: %w", name, err)
 	}
-	return lockPath(filepath.Join(dir, strings.ReplaceAll(name, "/", "_")+".lock"))
+	sum := sha256.Sum256([]byte(name)) // names hold paths, which are no file names
+	return lockPath(filepath.Join(dir, hex.EncodeToString(sum[:8])+".lock"))
 }
 
 func lockPath(path string) (*os.File, error) {
