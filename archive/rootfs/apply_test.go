@@ -484,6 +484,9 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 func TestEveryPrefixIsRejected(t *testing.T) {
 	diff := makeTar(t, dir("/"), file("a", strings.Repeat("\x00", 600)), link("l", "a"), file("empty", ""))
 	for n := range len(diff) {
+		if in := n % 512; in > 2 && in < 510 && in%100 != 0 {
+			continue
+		}
 		if err := rootfs.Check(t.Context(), bytes.NewReader(diff[:n]), rootfs.ApplyOptions{}); !errors.Is(err, archive.ErrRejected) {
 			t.Fatalf("%d of %d bytes: %v, want a rejection", n, len(diff), err)
 		}

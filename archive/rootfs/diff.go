@@ -44,7 +44,7 @@ type Result struct {
 
 // Overlay writes to w what changed in an overlay mount: upper and lowers, the
 // top one first, are its layers as [Layers] gives them, merged is where it is
-// mounted. The container must be frozen. Where the upper layer refers to those below
+// mounted. Without upper, as of a read-only mount, nothing changed. The container must be frozen. Where the upper layer refers to those below
 // it (overlay's options metacopy and redirect_dir), and where its marks cannot be
 // read for want of CAP_SYS_ADMIN, the merged tree is compared with the lower layers
 // instead; Result.Method tells.
@@ -64,6 +64,9 @@ func Overlay(ctx context.Context, w io.Writer, upper string, lowers []string, me
 	}
 	defer current.close()
 	skip := resolveSkips(current.trees[0], opts.Skip)
+	if upper == "" {
+		return writeChanges(ctx, w, current.trees[0], current.trees[0].attr, newChanges(skip), MethodOverlay)
+	}
 	if !readable {
 		return compareViews(ctx, w, lower, current, skip)
 	}

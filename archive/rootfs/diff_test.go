@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -268,6 +269,91 @@ func TestIndirectLower(t *testing.T) {
 		if slices.Contains(tarNames(t, diff), name) {
 			t.Errorf("the difference holds %q, which did not change", name)
 		}
+	}
+}
+
+// TestXattrWhiteouts has deletions marked by attributes, as images of overlays inside overlays have them.
+func TestXattrWhiteouts(t *testing.T) {
+	requireRoot(t)
+	d := t.TempDir()
+	p := func(s string) string { return filepath.Join(d, s) }
+	for _, name := range []string{"l1/data/a", "l1/data/b", "l1/data/c", "l1/data/d"} {
+		write(t, p(name), "lowest")
+	}
+	mark := func(layer, gone string) {
+		write(t, p(layer+"/data/"+gone), "")
+		setxattr(t, p(layer+"/data/"+gone), "trusted.overlay.whiteout", "y")
+		setxattr(t, p(layer+"/data"), "trusted.overlay.opaque", "x")
+	}
+	mark("l2", "a")
+	mark("upper", "b")
+	write(t, p("upper/data/empty"), "")
+	lowers := []string{p("l2"), p("l1")}
+	mountOverlay(t, p("merged"), p("upper"), lowers, "metacopy=on")
+	if _, err := os.Lstat(p("merged/data/b")); err == nil {
+		t.Skip("this kernel knows no whiteouts by attribute (Linux 6.7)")
+	}
+	for _, method := range []string{rootfs.MethodOverlay, rootfs.MethodDirectory} {
+		var out bytes.Buffer
+		res, err := rootfs.Overlay(t.Context(), &out, p("upper"), lowers, p("merged"), rootfs.Options{})
+		must(t, err)
+		if got, want := res.Deleted, []string{"/data/b", "/data/.wh.b"}; !slices.Equal(got, want) || res.Method != method {
+			t.Errorf("by %s deletions %q, want by %s %q", res.Method, got, method, want)
+		}
+		want := []string{"/", "data", "data/.wh.b", "data/empty"}
+		if method == rootfs.MethodDirectory {
+			want = slices.Insert(want, 3, "data/c")
+		}
+		if got := tarNames(t, out.Bytes()); !slices.Equal(got, want) {
+			t.Errorf("entries %q, want %q", got, want)
+		}
+		must(t, os.Chmod(p("merged/data/c"), 0o600)) // makes the upper layer refer to the lower ones
+	}
+}
+
+// TestWithoutPrivilege cannot read overlay's marks.
+func TestWithoutPrivilege(t *testing.T) {
+	f := newFixture(t, "")
+	torture(t, f.merged)
+	var out bytes.Buffer
+	var res rootfs.Result
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with this function
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		err := unix.Capget(&header, &data[0])
+		if err == nil {
+			data[0].Effective &^= 1 << unix.CAP_SYS_ADMIN
+			err = unix.Capset(&header, &data[0])
+		}
+		if err == nil {
+			res, err = rootfs.Overlay(t.Context(), &out, f.upper, f.lowers, f.merged, f.skip)
+		}
+		done <- err
+	}()
+	must(t, <-done)
+	if got, want := res.Method, rootfs.MethodDirectory; got != want {
+		t.Errorf("method %q, want %q", got, want)
+	}
+	root := f.fresh(t)
+	applyChecked(t, root, out.Bytes(), res.Deleted)
+	compareTrees(t, snapshot(t, root), f.want(t))
+}
+
+func TestReadOnlyOverlay(t *testing.T) {
+	f := newFixture(t, "")
+	target := filepath.Join(f.dir, "m2")
+	upper, lowers, ok, err := rootfs.Layers(0, target)
+	must(t, err)
+	if upper != "" || !slices.Equal(lowers, f.lowers) || !ok {
+		t.Fatalf("layers %q, %q, %v, want \"\", %q", upper, lowers, ok, f.lowers)
+	}
+	var out bytes.Buffer
+	res, err := rootfs.Overlay(t.Context(), &out, upper, lowers, target, rootfs.Options{})
+	must(t, err)
+	if got, want := tarNames(t, out.Bytes()), []string{"/"}; !slices.Equal(got, want) || res.Files != 0 || len(res.Deleted) != 0 {
+		t.Errorf("entries %q, %d files, deletions %q, want %q only", got, res.Files, res.Deleted, want)
 	}
 }
 
