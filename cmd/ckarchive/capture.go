@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/docker/go-units"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/rootfs"
+	"github.com/ckarchive/ckarchive/criu"
+	"github.com/ckarchive/ckarchive/oci/runtime"
+)
+
+// dump lets CRIU write the images into dir, which has the archive's layout; the
+// statistics and the log go beside them under their archive names.
+func (x *export) dump(ctx context.Context, a *app, dir string, frozen func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, x.cmd.Timeout, fmt.Errorf("the dump took longer than %s", x.cmd.Timeout))
+	defer cancel()
+	images := filepath.Join(dir, archive.CheckpointDir)
+	var err error
+	if x.cmd.Engine == "runtime" {
+		err = x.dumpByRuntime(ctx, a, images, dir)
+	} else {
+		err = x.dumpDirectly(ctx, images, dir, frozen)
+	}
+	if err != nil {
+		return a.keepLog(err, filepath.Join(dir, archive.DumpLog), x.ctr.ID)
+	}
+	return nil
+}
+
+func (x *export) dumpDirectly(ctx context.Context, images, work string, frozen func(context.Context) error) error {
+	flags := x.cmd.flags()
+	flags.NetworkLock = x.cmd.NetworkLock
+	opts := criu.DumpOptions{
+		Flags: flags, Spec: x.ctr.Spec, PID: x.ctr.PID, Rootfs: x.ctr.Rootfs, Descriptors: x.ctr.Descriptors,
+		ImagesDir: images, WorkDir: work, LeaveRunning: frozen == nil,
+		TCPSkipInFlight: x.cmd.TCPSkipInFlight, LinkRemap: x.cmd.LinkRemap, GhostLimit: x.ghostLimit,
+	}
+	if frozen != nil {
+		opts.PostDump = frozen
+	}
+	dumped, err := criu.Dump(ctx, x.criu, opts)
+	if err != nil {
+		return err
+	}
+	x.meta.CRIU = dumped.Version.String()
+	x.meta.Externals = dumped.Externals
+	x.meta.Stats = dumped.Stats
+	x.meta.Container.Processes = dumped.Processes
+	x.meta.Container.MemoryBytes = dumped.MemoryBytes
+	return nil
+}
+
+// dumpByRuntime uses the runtime's own checkpoint command. What it does not tell is read from
+// the images.
+func (x *export) dumpByRuntime(ctx context.Context, a *app, images, work string) error {
+	if err := os.Mkdir(images, 0o700); err != nil {
+		return err
+	}
+	log := filepath.Join(filepath.Dir(work), "runtime.log")
+	err := x.ctr.Checkpoint(ctx, runtime.CheckpointOptions{
+		ImagesDir: images, WorkDir: work, LogPath: log, CRIUPath: filepath.Dir(x.criu.Path),
+		TCPEstablished: x.cmd.TCPEstablished, ExtUnixSk: x.cmd.ExtUnixSk, ShellJob: x.cmd.ShellJob, FileLocks: x.cmd.FileLocks,
+	})
+	if err != nil {
+		return criu.ByRuntime("dump", filepath.Join(work, archive.DumpLog), err)
+	}
+	checked, err := criu.Check(ctx, images, criu.CheckOptions{})
+	if err != nil {
+		return fmt.Errorf("images of the dump are not whole: %w", err)
+	}
+	version, err := x.criu.Version(ctx)
+	if err != nil {
+		return err
+	}
+	x.meta.CRIU = version.String()
+	x.meta.Container.Processes = checked.Processes
+	x.meta.Container.MemoryBytes = checked.MemoryBytes
+	if x.meta.Externals, err = criu.ImageExternals(images); err != nil {
+		return err
+	}
+	x.meta.Stats, err = criu.ReadStats(work)
+	return err
+}
+
+// keepLog moves CRIU's log out of the spool, which goes, and makes the error name its
+// new place.
+func (a *app) keepLog(err error, log, id string) error {
+	if _, serr := os.Stat(log); serr != nil {
+		return err
+	}
+	if merr := os.MkdirAll(a.logDir(), 0o700); merr != nil {
+		return errors.Join(err, merr)
+	}
+	kept := filepath.Join(a.logDir(), fmt.Sprintf("%s-%s-%s", id, time.Now().UTC().Format("20060102T150405.000"), filepath.Base(log)))
+	if rerr := os.Rename(log, kept); rerr != nil {
+		return errors.Join(err, rerr)
+	}
+	var ce *criu.Error
+	if errors.As(err, &ce) {
+		ce.LogPath = kept
+		return err
+	}
+	return fmt.Errorf("%w (log: %s)", err, kept)
+}
+
+// collect archives what changed in the root file system, while the container stands still.
+func (x *export) collect(ctx context.Context, dir string) (err error) {
+	f, err := os.OpenFile(filepath.Join(dir, archive.RootfsDiff), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	opts := rootfs.Options{}
+	for _, m := range x.ctr.Spec.Mounts {
+		opts.Skip = append(opts.Skip, m.Destination)
+	}
+	result, err := x.diff(ctx, f, opts)
+	if err != nil {
+		return fmt.Errorf("archive the root file system %q: %w", x.ctr.Rootfs, err)
+	}
+	x.meta.Rootfs = &archive.Rootfs{
+		Method: result.Method, Files: result.Files, Deleted: len(result.Deleted) / 2, Skipped: result.Skipped,
+	}
+	x.finishStats()
+	if len(result.Deleted) == 0 {
+		return nil
+	}
+	b, err := json.Marshal(result.Deleted)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, archive.DeletedFiles), b, 0o600)
+}
+
+// diff chooses how the changes are found: against the base that was given, in an overlay's
+// upper layer, or not at all.
+func (x *export) diff(ctx context.Context, f *os.File, opts rootfs.Options) (rootfs.Result, error) {
+	if x.baseDir != "" {
+		return rootfs.Directory(ctx, f, x.baseDir, x.ctr.Rootfs, opts)
+	}
+	upper, lowers, ok, err := rootfs.Layers(x.ctr.PID, x.ctr.Rootfs)
+	if err != nil {
+		return rootfs.Result{}, err
+	}
+	if ok {
+		if x.meta.Base == nil {
+			x.meta.Base = &archive.Base{}
+		}
+		x.meta.Base.Layers = lowers
+		return rootfs.Overlay(ctx, f, upper, lowers, x.ctr.Rootfs, opts)
+	}
+	return rootfs.Directory(ctx, f, "", x.ctr.Rootfs, opts)
+}
+
+// finishStats notes how long the container has stood still.
+func (x *export) finishStats() {
+	if x.meta.Stats == nil {
+		x.meta.Stats = &archive.Stats{}
+	}
+	x.meta.Stats.PausedTime = uint64(time.Since(x.paused).Microseconds()) //nolint:gosec // never negative
+}
+
+// printPlan is --dry-run.
+func (x *export) printPlan(a *app) error {
+	method := "whole tree"
+	if x.baseDir != "" {
+		method = "differences from " + x.baseDir
+	} else if _, _, ok, err := rootfs.Layers(x.ctr.PID, x.ctr.Rootfs); err != nil {
+		return err
+	} else if ok {
+		method = "upper layer of the overlay"
+	}
+	after := "killed"
+	if x.cmd.LeaveRunning {
+		after = "left " + x.ctr.Status
+	}
+	memory := "unknown"
+	if n, err := x.ctr.MemoryUsage(); err == nil {
+		memory = units.BytesSize(float64(n))
+	}
+	return a.printTable([][2]string{
+		{"container", x.ctr.ID + " (" + x.ctr.Status + ", pid " + fmt.Sprint(x.ctr.PID) + ")"},
+		{"runtime", x.ctr.Runtime.Name + " in " + x.ctr.Runtime.Root},
+		{"engine", x.cmd.Engine},
+		{"criu", x.criu.Path},
+		{"memory", "at most " + memory},
+		{"root file system", method},
+		{"destination", x.dest.text + " (" + string(x.compression) + ")"},
+		{"afterwards", after},
+	})
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/alecthomas/kong"
+	kongcompletion "github.com/jotaen/kong-completion"
+)
+
+// cli is the command line. Its help texts are the documentation of the verbs.
+type cli struct {
+	Root     string `help:"Directory of the local store." default:"${root}" env:"CKARCHIVE_ROOT" type:"path" placeholder:"DIR"`
+	RunDir   string `help:"Directory of locks and of the containers restored directly." default:"/run/ckarchive" env:"CKARCHIVE_RUN" type:"path" placeholder:"DIR"`
+	CRIU     string `help:"The criu to use, instead of the one in PATH." env:"CKARCHIVE_CRIU" placeholder:"PATH"`
+	Quiet    bool   `short:"q" help:"Print nothing but results and errors." env:"CKARCHIVE_QUIET"`
+	JSON     bool   `name:"json" help:"Print results and errors as JSON." env:"CKARCHIVE_JSON"`
+	Progress string `help:"How progress is shown: ${enum}." enum:"auto,plain,json,none" default:"auto" env:"CKARCHIVE_PROGRESS"`
+
+	Check      checkCmd      `cmd:"" help:"Tell whether this host can dump and restore containers."`
+	Export     exportCmd     `cmd:"" help:"Freeze a container and write it to an archive."`
+	Import     importCmd     `cmd:"" help:"Bring an archive into the local store."`
+	Push       pushCmd       `cmd:"" help:"Send a checkpoint to a registry."`
+	Pull       pullCmd       `cmd:"" help:"Fetch a checkpoint from a registry."`
+	Restore    restoreCmd    `cmd:"" help:"Bring a checkpoint back to life."`
+	Inspect    inspectCmd    `cmd:"" help:"Show what a checkpoint holds."`
+	Verify     verifyCmd     `cmd:"" help:"Prove that a checkpoint is whole."`
+	List       listCmd       `cmd:"" help:"List the local store."`
+	Tag        tagCmd        `cmd:"" help:"Give a checkpoint of the local store another name."`
+	Rm         rmCmd         `cmd:"" help:"Remove names from the local store."`
+	GC         gcCmd         `cmd:"" name:"gc" help:"Free what no name refers to."`
+	Recover    recoverCmd    `cmd:"" help:"Put right what a killed ckarchive left."`
+	Login      loginCmd      `cmd:"" help:"Store the credentials of a registry."`
+	Logout     logoutCmd     `cmd:"" help:"Forget the credentials of a registry."`
+	Completion completionCmd `cmd:"" help:"Print the code that completes commands in a shell."`
+	Version    versionCmd    `cmd:"" help:"Print the versions of ckarchive, CRIU and the runtimes."`
+}
+
+// app is what the commands share.
+type app struct {
+	stdin          *os.File
+	stdout, stderr io.Writer
+	getenv         func(string) string
+	cli            *cli
+	parser         *kong.Kong
+}
+
+const description = `Freeze a running container, carry its memory, processes and files in one archive, and bring it back to life elsewhere.
+
+SRC and DEST are a path (./x.tar.zst, /x.tar, - for a stream), oci:DIR[:TAG], oci-archive:FILE[:TAG], or a name HOST/REPO:TAG[@DIGEST], which means the local store first and then the registry.`
+
+// exitHelp ends every help text.
+const exitHelp = `
+Exit status: 0 done, 2 usage, 3 input rejected (damaged or unsafe), 4 not found, 5 preflight or environment (no CRIU, no space, not root, busy),
+6 dump failed and the container is running, 7 dump failed and the container is not running (images kept), 8 restore failed (nothing left behind),
+9 registry or network, 10 archive written but the final step failed, 130 or 143 interrupted.
+`
+
+// newParser builds the parser of the command line.
+func (a *app) newParser() (*kong.Kong, error) {
+	a.cli = &cli{}
+	return kong.New(a.cli,
+		kong.Name("ckarchive"),
+		kong.Description(description),
+		kong.Vars{"root": defaultRoot(a.getenv)},
+		kong.Writers(a.stdout, a.stderr),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Help(func(o kong.HelpOptions, ctx *kong.Context) error {
+			if err := kong.DefaultHelpPrinter(o, ctx); err != nil {
+				return err
+			}
+			_, err := io.WriteString(ctx.Stdout, exitHelp)
+			return err
+		}),
+		kong.Exit(func(code int) { panic(exitStatus(code)) }),
+		kong.Bind(a),
+	)
+}
+
+// exitStatus unwinds kong when it has printed a help text.
+type exitStatus int
+
+// main parses and runs one command line.
+func (a *app) main(ctx context.Context, args []string) (status int) {
+	defer func() {
+		if code, ok := recover().(exitStatus); ok {
+			status = int(code)
+		}
+	}()
+	parser, err := a.newParser()
+	if err != nil {
+		return a.fail(err)
+	}
+	a.parser = parser
+	kongcompletion.Register(parser)
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	kctx, err := parser.Parse(args)
+	if err != nil {
+		return a.fail(usageOf(err))
+	}
+	kctx.BindTo(ctx, (*context.Context)(nil))
+	if err := kctx.Run(); err != nil {
+		return a.fail(err)
+	}
+	return 0
+}
+
+// usageOf makes kong's complaint a usage error with the command it is about.
+func usageOf(err error) error {
+	var pe *kong.ParseError
+	command := "ckarchive"
+	if errors.As(err, &pe) && pe.Context != nil && pe.Context.Selected() != nil {
+		command = pe.Context.Selected().FullPath()
+	}
+	return &usageError{err: err, hint: fmt.Sprintf("see %s --help", command)}
+}

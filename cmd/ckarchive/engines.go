@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/ckarchive/ckarchive/criu"
+	"github.com/ckarchive/ckarchive/oci/runtime"
+)
+
+// flags are the options of the restore: those of the dump that must be given again, and what
+// the command line adds. An option of the dump that the command line replaces gives way.
+func (r *restore) flags() criu.Flags {
+	dumped := func(flag string) bool { return r.meta.Options[flag] == "true" }
+	c := r.cmd
+	return criu.Flags{
+		TCPEstablished: c.TCPEstablished || dumped("tcp-established") && !c.TCPClose,
+		TCPClose:       c.TCPClose || dumped("tcp-close") && !c.TCPEstablished,
+		FileLocks:      c.FileLocks || dumped("file-locks"),
+		ExtUnixSk:      c.ExtUnixSk || dumped("ext-unix-sk"),
+		ShellJob:       c.ShellJob || dumped("shell-job"),
+	}
+}
+
+// stdio is what the container's standard descriptors become: ckarchive's own in the foreground; a
+// log otherwise, so that a caller who waits for the end of our output is not kept waiting by
+// the container.
+func (r *restore) stdio() (in, out, errs *os.File, err error) {
+	if !r.cmd.Detach {
+		out, _ := r.app.stdout.(*os.File)
+		errs, _ := r.app.stderr.(*os.File)
+		return r.app.stdin, out, errs, nil
+	}
+	if r.spec.Process != nil && r.spec.Process.Terminal {
+		return nil, nil, nil, nil
+	}
+	path := r.cmd.Log
+	if path == "" {
+		path = filepath.Join(r.home, "container.log")
+	}
+	if r.logger, err = startLogger(path); err != nil {
+		return nil, nil, nil, err
+	}
+	return nil, r.logger.pipe, r.logger.pipe, nil
+}
+
+// restoreByRuntime hands the images to an OCI runtime, with a CRIU configuration that
+// lets any runtime restore the images of any other.
+func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *specs.Spec) error {
+	flags := r.flags()
+	work := filepath.Join(r.home, "work")
+	empty := filepath.Join(r.home, "empty")
+	if err := os.Mkdir(empty, 0o755); err != nil { //nolint:gosec // shown to the container
+		return err
+	}
+	config, err := criu.ConfigFile(ctx, images, spec, r.cmd.MapMount, criu.ConfigOptions{EmptyDir: empty, TCPClose: flags.TCPClose})
+	if err != nil {
+		return err
+	}
+	configPath := filepath.Join(work, "criu.conf")
+	if err := os.WriteFile(configPath, config, 0o600); err != nil {
+		return err
+	}
+	in, out, errs, err := r.stdio()
+	if err != nil {
+		return err
+	}
+	// The runtime detaches; what it leaves is our child, so that its end can be waited for.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	pid, err := r.runtime.Restore(ctx, runtime.RestoreOptions{
+		ID: r.id, Bundle: r.bundle, ImagesDir: images, WorkDir: work,
+		CRIUConfig: configPath, CRIUPath: filepath.Dir(r.criu.Path),
+		ConsoleSocket: r.cmd.ConsoleSocket, TCPEstablished: flags.TCPEstablished, ExtUnixSk: flags.ExtUnixSk,
+		ShellJob: flags.ShellJob, FileLocks: flags.FileLocks, NoPivot: r.cmd.NoPivot,
+		Stdin: in, Stdout: out, Stderr: errs,
+	})
+	if err != nil {
+		return criu.ByRuntime("restore", filepath.Join(work, criu.RestoreLog), err)
+	}
+	return r.found(ctx, pid)
+}
+
+// restoreDirectly uses CRIU and keeps a record, by which ckarchive is the runtime.
+func (r *restore) restoreDirectly(ctx context.Context, images string, spec *specs.Spec) error {
+	work, empty := filepath.Join(r.home, "work"), filepath.Join(r.home, "empty")
+	if err := os.Mkdir(empty, 0o755); err != nil { //nolint:gosec // shown to the container
+		return err
+	}
+	in, out, errs, err := r.stdio()
+	if err != nil {
+		return err
+	}
+	restored, err := criu.Restore(ctx, r.criu, criu.RestoreOptions{
+		Flags: r.flags(), Spec: spec, Rootfs: r.rootfs, ImagesDir: images, WorkDir: work,
+		CgroupPath: "/ckarchive/" + r.id, Stdin: in, Stdout: out, Stderr: errs,
+		ConsoleSocket: r.cmd.ConsoleSocket, MountMap: r.cmd.MapMount, EmptyDir: empty, IgnoreCPU: r.cmd.IgnoreCPU,
+	})
+	if err != nil {
+		return err
+	}
+	err = runtime.WriteRecord(context.WithoutCancel(ctx), r.runtime.Root, runtime.Record{
+		ID: r.id, PID: restored.PID, StartTime: restored.StartTime, Bundle: r.bundle,
+		Cgroup: restored.CgroupPath, Descriptors: descriptorsOf(restored.PID), Created: time.Now().UTC(),
+	})
+	if err != nil {
+		return errors.Join(err, endProcess(restored.PID))
+	}
+	return r.found(ctx, restored.PID)
+}
+
+// found makes sure that the container is there, and alive.
+func (r *restore) found(ctx context.Context, pid int) error {
+	r.pid = pid
+	ctr, err := r.runtime.Container(ctx, r.id)
+	if err != nil {
+		return errors.Join(err, endProcess(pid))
+	}
+	r.ctr = ctr
+	if err := ctr.Dumpable(); err != nil {
+		return errors.Join(errors.New("it was restored and ended at once"), err, ctr.Delete(ctx))
+	}
+	return nil
+}

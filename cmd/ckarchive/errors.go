@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/capture"
+	"github.com/ckarchive/ckarchive/criu"
+	"github.com/ckarchive/ckarchive/oci/policy"
+	"github.com/ckarchive/ckarchive/oci/runtime"
+	"github.com/ckarchive/ckarchive/registry"
+)
+
+// The exit statuses; exitHelp says them to users.
+const (
+	exitUsage       = 2
+	exitRejected    = 3
+	exitNotFound    = 4
+	exitEnvironment = 5
+	exitDumpRunning = 6
+	exitDumpLost    = 7
+	exitRestore     = 8
+	exitRegistry    = 9
+	exitFinalStep   = 10
+	exitSignal      = 128
+)
+
+// usageError is a command line that cannot be meant.
+type usageError struct {
+	err  error
+	hint string
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &usageError{err: fmt.Errorf(format, args...)}
+}
+
+// hintedError carries what to do next.
+type hintedError struct {
+	err  error
+	hint string
+}
+
+func (e *hintedError) Error() string { return e.err.Error() }
+func (e *hintedError) Unwrap() error { return e.err }
+
+func withHint(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return &hintedError{err: err, hint: fmt.Sprintf(format, args...)}
+}
+
+// environmentError is a host that cannot do what was asked.
+type environmentError struct{ err error }
+
+func (e *environmentError) Error() string { return e.err.Error() }
+func (e *environmentError) Unwrap() error { return e.err }
+
+// restoreError is a restore that failed after it had begun, cleaned up.
+type restoreError struct{ err error }
+
+func (e *restoreError) Error() string { return e.err.Error() }
+func (e *restoreError) Unwrap() error { return e.err }
+
+// containerStatus is the exit status of a container that was restored in the
+// foreground: not an error of ckarchive's.
+type containerStatus int
+
+func (s containerStatus) Error() string { return fmt.Sprintf("the container exited with %d", int(s)) }
+
+// interruptedError is the cause of a context that a signal ended.
+type interruptedError struct{ signal syscall.Signal }
+
+func (e *interruptedError) Error() string { return "interrupted by " + e.signal.String() }
+
+// classes are the exit statuses by what errors.Is finds, in order of precedence.
+func classes() []class {
+	return []class{
+		{archive.ErrRejected, exitRejected, ""},
+		{registry.ErrContent, exitRejected, "the registry gave other content than its manifest promises; do not use it"},
+		{runtime.ErrNotFound, exitNotFound, "runc list, crun list or ckarchive list --containers show what is there; --runtime-root names another state directory"},
+		{archive.ErrNotFound, exitNotFound, ""},
+		{registry.ErrNotFound, exitNotFound, "ckarchive list shows the local store"},
+		{archive.ErrExists, exitEnvironment, "choose another name, or replace it with --force"},
+		{runtime.ErrExists, exitEnvironment, "choose another ID with --id, or delete that container first"},
+		{runtime.ErrNotRunning, exitEnvironment, "only a running or paused container has memory to dump"},
+		{runtime.ErrNoRuntime, exitEnvironment, "install it, or choose another one with --runtime"},
+		{capture.ErrBusy, exitEnvironment, "wait for the other ckarchive to end"},
+		{archive.ErrNoSpace, exitEnvironment, "free some space, or choose another place with --root"},
+		{syscall.ENOSPC, exitEnvironment, "free some space, or choose another place"},
+		{fs.ErrPermission, exitEnvironment, "run it as root"},
+		{registry.ErrDenied, exitRegistry, "ckarchive login HOST stores credentials"},
+		{registry.ErrUnreachable, exitRegistry, "check the host name, the port and the network; --plain-http talks to a registry without TLS"},
+	}
+}
+
+type class struct {
+	is     error
+	status int
+	hint   string
+}
+
+// statusOf gives the exit status of err and what to do next.
+func statusOf(err error) (status int, hint string) {
+	status, hint = statusByType(err)
+	if status == 0 {
+		status = 1
+		for _, c := range classes() {
+			if errors.Is(err, c.is) {
+				status, hint = c.status, c.hint
+				break
+			}
+		}
+	}
+	var hinted *hintedError
+	if errors.As(err, &hinted) {
+		hint = hinted.hint
+	}
+	var ce *criu.Error
+	if errors.As(err, &ce) && ce.Remedy != "" {
+		hint = ce.Remedy
+	}
+	return status, hint
+}
+
+// statusByType knows the errors that say by their type how far a command came.
+func statusByType(err error) (status int, hint string) {
+	var (
+		usage       *usageError
+		captured    *capture.Error
+		restored    *restoreError
+		environment *environmentError
+		refused     *policy.RefusedError
+		interrupted *interruptedError
+		registered  *registry.Error
+		container   containerStatus
+	)
+	switch {
+	case errors.As(err, &container):
+		return int(container), ""
+	case errors.As(err, &usage):
+		return exitUsage, usage.hint
+	case errors.As(err, &captured) && captured.Archived():
+		return exitFinalStep, "ckarchive recover puts the container in its wanted state"
+	case errors.As(err, &captured) && captured.State == capture.Lost:
+		return exitDumpLost, "ckarchive recover resumes the container"
+	case errors.As(err, &interrupted):
+		return exitSignal + int(interrupted.signal), ""
+	case captured != nil && captured.State != capture.Untouched:
+		_, hint = statusOf(captured.Err)
+		return exitDumpRunning, hint
+	case errors.As(err, &restored):
+		_, hint = statusOf(restored.err)
+		return exitRestore, hint
+	case errors.As(err, &refused):
+		return exitEnvironment, "grant what you trust on the command line"
+	case errors.As(err, &environment):
+		return exitEnvironment, ""
+	case errors.As(err, &registered) && !errors.Is(err, registry.ErrContent) && !errors.Is(err, registry.ErrNotFound):
+		return exitRegistry, registryHint(err)
+	}
+	return 0, ""
+}
+
+func registryHint(err error) string {
+	for _, c := range classes() {
+		if c.status == exitRegistry && errors.Is(err, c.is) {
+			return c.hint
+		}
+	}
+	return ""
+}
+
+// fail reports err and gives the exit status. The layout is for people: no
+// capitals, no full stop, one line each.
+func (a *app) fail(err error) int {
+	status, hint := statusOf(err)
+	var container containerStatus
+	if errors.As(err, &container) {
+		return status
+	}
+	if a.cli != nil && a.cli.JSON {
+		report := struct {
+			Error  string `json:"error"`
+			Status int    `json:"status"`
+			Hint   string `json:"hint,omitempty"`
+		}{oneLine(err.Error()), status, hint}
+		_ = json.NewEncoder(a.stderr).Encode(report) // nowhere left to report to
+		return status
+	}
+	fmt.Fprintf(a.stderr, "ckarchive: error: %s\n", oneLine(err.Error()))
+	if hint != "" {
+		fmt.Fprintf(a.stderr, "ckarchive: hint: %s\n", oneLine(hint))
+	}
+	return status
+}
+
+// warn tells what went on less well than it should.
+func (a *app) warn(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "ckarchive: warning: %s\n", oneLine(fmt.Sprintf(format, args...)))
+}
+
+// say tells what goes on, unless --quiet.
+func (a *app) say(format string, args ...any) {
+	if !a.cli.Quiet {
+		fmt.Fprintf(a.stderr, "ckarchive: %s\n", oneLine(fmt.Sprintf(format, args...)))
+	}
+}
+
+// oneLine keeps errors on one line and control characters off the terminal.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0:
+			return '?'
+		}
+		return r
+	}, strings.TrimRight(strings.ReplaceAll(s, "\n", "; "), "; "))
+}
+
+// needRoot refuses what only root can do before anything is touched.
+func needRoot(what string) error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return withHint(&environmentError{fmt.Errorf("%s needs root: CRIU reads and writes other processes' memory", what)}, "run it with sudo")
+}
+
+// cause prefers the reason that ended a context over the error that followed from it.
+func cause(ctx context.Context, err error) error {
+	var interrupted *interruptedError
+	if c := context.Cause(ctx); errors.As(c, &interrupted) && !errors.As(err, &interrupted) {
+		return errors.Join(err, c)
+	}
+	return err
+}

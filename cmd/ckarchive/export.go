@@ -1,0 +1,334 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/capture"
+	"github.com/ckarchive/ckarchive/criu"
+	"github.com/ckarchive/ckarchive/oci/runtime"
+)
+
+// exportCmd freezes, dumps, archives, and then stops or resumes.
+type exportCmd struct {
+	Container string `arg:"" help:"ID of the container."`
+	Dest      string `arg:"" help:"Where the archive goes."`
+
+	runtimeFlags
+	Engine       string        `help:"Who talks to CRIU: ckarchive itself (direct) or the container's runtime." enum:"direct,runtime" default:"direct" env:"CKARCHIVE_ENGINE"`
+	LeaveRunning bool          `short:"R" help:"Let the container go on after the dump."`
+	Compress     string        `help:"zstd, gzip or none; by default what the name of a file says, else zstd." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
+	Base         string        `help:"Pristine root file system (a directory), or the name of the base image; only what differs is archived. Without it, an overlay's upper layer or the whole tree is." placeholder:"DIR|IMAGE"`
+	Force        bool          `short:"f" help:"Replace an existing file or name."`
+	Delete       bool          `help:"Delete the stopped container from its runtime when the archive is complete."`
+	Timeout      time.Duration `help:"Give up the dump after this time; the container goes on." default:"10m"`
+	Name         string        `help:"Name of the container in the archive, instead of its ID." placeholder:"NAME"`
+	DryRun       bool          `help:"Print what would be done and do nothing."`
+	criuFlags
+	LinkRemap       bool   `help:"Allow open files that were deleted but have other links."`
+	GhostLimit      string `help:"Largest deleted open file that is dumped." default:"1MiB" placeholder:"SIZE"`
+	TCPSkipInFlight bool   `help:"Leave out TCP connections that are not established yet."`
+	NetworkLock     string `help:"How CRIU locks TCP connections: ${enum}." enum:"iptables,nftables,skip" default:"iptables"`
+}
+
+// runtimeFlags choose a runtime.
+type runtimeFlags struct {
+	Runtime     string `help:"Name or path of the OCI runtime: runc, crun, youki, direct." env:"CKARCHIVE_RUNTIME" placeholder:"NAME|PATH"`
+	RuntimeRoot string `help:"State directory of the runtime." env:"CKARCHIVE_RUNTIME_ROOT" type:"path" placeholder:"DIR"`
+}
+
+// criuFlags are the options that a dump and its restore have in common.
+type criuFlags struct {
+	TCPEstablished bool `help:"Keep established TCP connections."`
+	TCPClose       bool `help:"Let TCP connections be closed after the restore."`
+	FileLocks      bool `help:"Keep file locks."`
+	ExtUnixSk      bool `help:"Allow unix sockets whose other end is outside the container."`
+	ShellJob       bool `help:"Allow a terminal or session from outside the container."`
+}
+
+// Help is the long help text.
+func (exportCmd) Help() string {
+	return `The container is paused, dumped and archived; it is stopped only when the archive is complete and synced to disk, and otherwise goes on. A DEST with a registry's name goes to the local store; ckarchive push sends it on.`
+}
+
+// Run implements the command.
+func (c *exportCmd) Run(ctx context.Context, a *app) (err error) {
+	if err := needRoot("export"); err != nil {
+		return err
+	}
+	x, err := c.prepare(ctx, a)
+	if err != nil {
+		return err
+	}
+	if c.DryRun {
+		return x.printPlan(a)
+	}
+	unlock, err := a.lock(x.ctr.Runtime.Name + "-" + x.ctr.ID)
+	if err != nil {
+		return fmt.Errorf("export container %q: %w", x.ctr.ID, err)
+	}
+	defer unlock()
+	if err := a.recoverAll(ctx); err != nil {
+		return err
+	}
+	if err := x.checkSpace(a); err != nil {
+		return err
+	}
+	out, err := a.createSink(ctx, x.dest, sinkOptions{Compression: x.compression, Replace: c.Force})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	p := a.newProgress()
+	err = x.run(ctx, a, out, p)
+	p.close(err)
+	if err != nil {
+		return cause(ctx, fmt.Errorf("export container %q: %w", x.ctr.ID, err))
+	}
+	return x.report(ctx, a, out)
+}
+
+// export is one run of exportCmd with everything found that it needs.
+type export struct {
+	cmd         *exportCmd
+	dest        location
+	compression archive.Compression
+	ctr         *runtime.Container
+	criu        criu.Binary
+	ghostLimit  uint32
+	base        *archive.Base
+	baseDir     string
+	meta        archive.Metadata
+	paused      time.Time
+}
+
+// prepare finds out everything that can fail before the container is touched.
+func (c *exportCmd) prepare(ctx context.Context, a *app) (*export, error) {
+	x := &export{cmd: c}
+	var err error
+	if x.dest, err = parseLocation(c.Dest); err != nil {
+		return nil, err
+	}
+	if x.compression, err = x.dest.compression(c.Compress); err != nil {
+		return nil, err
+	}
+	if err := c.checkFlags(x.dest); err != nil {
+		return nil, err
+	}
+	limit, err := units.RAMInBytes(c.GhostLimit)
+	if err != nil || limit < 0 || limit > 1<<32-1 {
+		return nil, usagef("--ghost-limit %q is not a size below 4 GiB", c.GhostLimit)
+	}
+	x.ghostLimit = uint32(limit)
+	if err := x.findBase(); err != nil {
+		return nil, err
+	}
+	if x.ctr, err = runtime.Find(ctx, c.Container, c.find(a)); err != nil {
+		return nil, err
+	}
+	if err := x.ctr.Dumpable(); err != nil {
+		return nil, err
+	}
+	if x.criu, err = a.findCRIU(ctx); err != nil {
+		return nil, err
+	}
+	return x, x.describe(ctx)
+}
+
+func (f runtimeFlags) find(a *app) runtime.FindOptions {
+	return runtime.FindOptions{Runtime: f.Runtime, Root: f.RuntimeRoot, State: a.directDir()}
+}
+
+func (c *exportCmd) checkFlags(dest location) error {
+	switch {
+	case dest.kind == locationStream && !c.LeaveRunning:
+		return &usageError{
+			err:  errors.New("a stream cannot be made durable, so the container must go on"),
+			hint: "add --leave-running, or write to a file",
+		}
+	case dest.kind == locationArchive:
+		return usagef("export does not write oci-archive: files: export to oci:DIR or to a name, then push it to %s", dest.text)
+	case c.Engine == "runtime" && c.TCPEstablished && !c.LeaveRunning:
+		return &usageError{
+			err:  errors.New("a runtime cannot keep established connections and wait for the archive before it stops the container"),
+			hint: "use --engine direct, or --leave-running",
+		}
+	case c.Delete && c.LeaveRunning:
+		return usagef("--delete and --leave-running exclude each other")
+	case c.TCPEstablished && c.TCPClose:
+		return usagef("--tcp-established and --tcp-close exclude each other")
+	}
+	return nil
+}
+
+// findBase tells a base directory from a base image's name.
+func (x *export) findBase() error {
+	base := x.cmd.Base
+	switch info, err := os.Stat(base); {
+	case base == "":
+		return nil
+	case err == nil && info.IsDir():
+		abs, err := filepath.Abs(base)
+		if err != nil {
+			return err
+		}
+		x.baseDir, x.base = abs, &archive.Base{Path: abs}
+	case strings.HasPrefix(base, "/") || strings.HasPrefix(base, "."):
+		return withHint(fmt.Errorf("base %q: %w", base, archive.ErrNotFound), "--base takes a directory with the pristine root file system, or the name of the base image")
+	default:
+		ref, err := parseName(base)
+		if err != nil {
+			return err
+		}
+		x.base = &archive.Base{Image: ref.String()}
+	}
+	return nil
+}
+
+// describe fills the part of the metadata that is known before the dump.
+func (x *export) describe(ctx context.Context) error {
+	host, err := runtime.ThisHost()
+	if err != nil {
+		return err
+	}
+	version, err := x.ctr.Runtime.Version(ctx)
+	if err != nil {
+		return err
+	}
+	x.meta = archive.Metadata{
+		FormatVersion: archive.FormatVersion,
+		Format:        archive.FormatCRIU,
+		Tool:          "ckarchive/" + versionString(),
+		Container: archive.Container{
+			ID: x.ctr.ID, Name: x.cmd.Name, Created: x.ctr.Created, Generation: x.ctr.Generation + 1,
+			Runtime: archive.Runtime{
+				Name: x.ctr.Runtime.Name, Version: version, Root: x.ctr.Runtime.Root, Bundle: x.ctr.Bundle,
+			},
+		},
+		Host:    host,
+		Options: x.cmd.options(),
+		Base:    x.base,
+	}
+	return nil
+}
+
+// options are the options of the dump that the archive keeps, by flag.
+func (c *exportCmd) options() map[string]string {
+	o := c.criuFlags.options()
+	o["engine"] = c.Engine
+	if c.LinkRemap {
+		o["link-remap"] = "true"
+	}
+	return o
+}
+
+func (f criuFlags) options() map[string]string {
+	o := map[string]string{}
+	for flag, set := range map[string]bool{
+		"tcp-established": f.TCPEstablished, "tcp-close": f.TCPClose, "file-locks": f.FileLocks,
+		"ext-unix-sk": f.ExtUnixSk, "shell-job": f.ShellJob,
+	} {
+		if set {
+			o[flag] = "true"
+		}
+	}
+	return o
+}
+
+func (f criuFlags) flags() criu.Flags {
+	return criu.Flags{
+		TCPEstablished: f.TCPEstablished, TCPClose: f.TCPClose, FileLocks: f.FileLocks,
+		ExtUnixSk: f.ExtUnixSk, ShellJob: f.ShellJob,
+	}
+}
+
+// checkSpace wants room for the images before anything is frozen.
+func (x *export) checkSpace(a *app) error {
+	need, err := x.ctr.MemoryUsage()
+	if err != nil {
+		return nil //nolint:nilerr // without a memory cgroup there is no estimate, and writing tells
+	}
+	free, err := archive.FreeSpace(a.cli.Root)
+	if err != nil {
+		return err
+	}
+	if need > free {
+		return fmt.Errorf("export container %q: %w: its memory is %s, %q has %s free",
+			x.ctr.ID, archive.ErrNoSpace, units.BytesSize(float64(need)), a.cli.Root, units.BytesSize(float64(free)))
+	}
+	return nil
+}
+
+// run is the capture itself.
+func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error {
+	job := capture.Job{
+		Target: capture.Target{
+			ID: x.ctr.ID, Runtime: x.ctr.Runtime.Name, RuntimePath: x.ctr.Runtime.Path,
+			RuntimeRoot: x.ctr.Runtime.Root, PID: x.ctr.PID, StartTime: runtime.StartTime(x.ctr.PID),
+		},
+		LeaveRunning: x.cmd.LeaveRunning,
+		WasPaused:    x.ctr.Status == runtime.Paused,
+		EndInDump:    x.cmd.TCPEstablished && !x.cmd.LeaveRunning,
+		Temporary:    out.temporary(),
+		Dump: func(ctx context.Context, dir string, frozen func(context.Context) error) error {
+			p.begin("dump", 0)
+			return x.dump(ctx, a, dir, frozen)
+		},
+		Collect: func(ctx context.Context, dir string) error {
+			p.begin("root file system", 0)
+			return x.collect(ctx, dir)
+		},
+		Sink: out,
+	}
+	var writing *task
+	job.Seal = func(ctx context.Context, dir string) (archive.Source, error) {
+		p.begin("hash", 0)
+		src, err := archive.Seal(ctx, dir, &x.meta, x.ctr.SpecJSON)
+		if err != nil {
+			return nil, err
+		}
+		total := int64(0)
+		for _, m := range x.meta.Members {
+			total += m.Size
+		}
+		writing = p.begin("archive", total)
+		return src, nil
+	}
+	job.Copy.OnBytes = func(n int64) { writing.add(n) }
+	x.meta.Created = time.Now().UTC().Truncate(time.Second)
+	x.paused = time.Now()
+	return capture.Run(ctx, a.spoolDir(), x.ctr, job)
+}
+
+// report prints the digest or path of the finished archive.
+func (x *export) report(ctx context.Context, a *app, out *sink) error {
+	if x.cmd.Delete {
+		if err := x.ctr.Delete(ctx); err != nil {
+			a.warn("%v", err)
+		}
+	}
+	return a.printResult(out.result(), exportResult{
+		Result: out.result(), Container: x.ctr.ID, Created: x.meta.Created,
+		MemoryBytes: x.meta.Container.MemoryBytes, Processes: x.meta.Container.Processes, Stats: x.meta.Stats,
+		Running: x.cmd.LeaveRunning,
+	})
+}
+
+// exportResult is what --json prints.
+type exportResult struct {
+	Result      string         `json:"result"` // digest or path
+	Container   string         `json:"container"`
+	Created     time.Time      `json:"created"`
+	MemoryBytes int64          `json:"memoryBytes"`
+	Processes   int            `json:"processes"`
+	Stats       *archive.Stats `json:"stats,omitempty"`
+	Running     bool           `json:"running"`
+}

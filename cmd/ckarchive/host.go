@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"github.com/docker/go-units"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/criu"
+	"github.com/ckarchive/ckarchive/oci/runtime"
+)
+
+// versionString is the version of this program.
+func versionString() string {
+	if version != "dev" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return version
+}
+
+func (a *app) locateCRIU() (criu.Binary, error) { return criu.Find(a.cli.CRIU, a.getenv("PATH")) }
+
+// findCRIU finds a CRIU that works.
+func (a *app) findCRIU(ctx context.Context) (criu.Binary, error) {
+	b, err := a.locateCRIU()
+	if err != nil {
+		return b, withHint(&environmentError{err}, "install CRIU 4.1 or later, or name it with --criu; ckarchive check tells what is missing")
+	}
+	if _, err := b.Version(ctx); err != nil {
+		return b, withHint(&environmentError{err}, "ckarchive check tells what is wrong with this CRIU")
+	}
+	return b, nil
+}
+
+// checkCmd tells what this host can do.
+type checkCmd struct{}
+
+// finding is one line of check.
+type finding struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Needed bool   `json:"needed"` // without it nothing works
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// Run implements the command.
+func (c *checkCmd) Run(ctx context.Context, a *app) error {
+	all := []finding{a.checkUser()}
+	all = append(all, a.checkCRIU(ctx)...)
+	all = append(all, a.checkRuntimes(ctx), a.checkHost(), a.checkStore())
+	if missing := criu.Programs(); len(missing) > 0 {
+		all = append(all, finding{"programs", false, false, "CRIU cannot run " + strings.Join(missing, ", "), "install them: CRIU needs them for tmpfs and networks"})
+	} else {
+		all = append(all, finding{"programs", true, false, "all that CRIU runs are installed", ""})
+	}
+	failed := 0
+	for _, f := range all {
+		if f.Needed && !f.OK {
+			failed++
+		}
+	}
+	if err := a.printFindings(all); err != nil {
+		return err
+	}
+	if failed > 0 {
+		return &environmentError{fmt.Errorf("this host cannot dump or restore: %d needed things are missing", failed)}
+	}
+	return nil
+}
+
+func (a *app) printFindings(all []finding) error {
+	if a.cli.JSON {
+		return a.printJSON(all)
+	}
+	return a.columns(func(w io.Writer) {
+		for _, f := range all {
+			state := "ok"
+			switch {
+			case !f.OK && f.Needed:
+				state = "MISSING"
+			case !f.OK:
+				state = "limited"
+			}
+			text := f.Text
+			if f.Remedy != "" {
+				text += "; " + f.Remedy
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\n", state, f.Name, oneLine(text))
+		}
+	})
+}
+
+func (a *app) checkUser() finding {
+	if isRoot() {
+		return finding{"user", true, true, "root", ""}
+	}
+	return finding{"user", false, true, fmt.Sprintf("uid %d", os.Getuid()), "dump and restore need root; the other commands do not"}
+}
+
+func (a *app) checkCRIU(ctx context.Context) []finding {
+	b, err := a.locateCRIU()
+	if err != nil {
+		return []finding{{"criu", false, true, err.Error(), "install CRIU 4.1 or later, or name it with --criu"}}
+	}
+	v, err := b.Version(ctx)
+	if err != nil {
+		return []finding{{"criu", false, true, err.Error(), "this CRIU does not run here: a newer one may"}}
+	}
+	all := []finding{{"criu", true, true, v.String() + " (" + b.Path + ")", ""}}
+	if !isRoot() {
+		return all
+	}
+	if err := b.Check(ctx); err != nil {
+		return append(all, finding{"kernel", false, true, err.Error(), "see what criu check --all says"})
+	}
+	all = append(all, finding{"kernel", true, true, "has what CRIU needs", ""})
+	features, err := b.Features(ctx)
+	if err != nil {
+		return append(all, finding{"features", false, false, err.Error(), ""})
+	}
+	return append(all,
+		feature("soft-dirty", features.MemTrack, "memory tracking", "pre-dump is not possible on this kernel; plain dumps are"),
+		feature("userfaultfd", features.LazyPages, "lazy restore", "memory is always restored at once"))
+}
+
+func feature(name string, ok bool, what, without string) finding {
+	if ok {
+		return finding{name, true, false, what + " is possible", ""}
+	}
+	return finding{name, false, false, "no " + what, without}
+}
+
+func (a *app) checkRuntimes(ctx context.Context) finding {
+	found := []string{}
+	for _, name := range runtime.Names() {
+		r, err := runtime.Lookup(name, "")
+		if err != nil || name == runtime.Direct {
+			continue
+		}
+		if v, err := r.Version(ctx); err == nil {
+			found = append(found, v)
+		}
+	}
+	if len(found) == 0 {
+		return finding{"runtime", false, false, "no OCI runtime", "install runc; restoring with --engine direct works without"}
+	}
+	return finding{"runtime", true, false, strings.Join(found, ", "), ""}
+}
+
+func (a *app) checkHost() finding {
+	h, err := runtime.ThisHost()
+	if err != nil {
+		return finding{"host", false, true, err.Error(), ""}
+	}
+	return finding{"host", true, true, fmt.Sprintf("%s, Linux %s, cgroups %s, %s %s", h.Architecture, h.Kernel, h.CgroupVersion, h.Distribution, h.Version), ""}
+}
+
+func (a *app) checkStore() finding {
+	dir := a.cli.Root
+	for {
+		free, err := archive.FreeSpace(dir)
+		if err == nil {
+			return finding{"store", true, false, fmt.Sprintf("%s: %s free", a.cli.Root, units.BytesSize(float64(free))), ""}
+		}
+		parent := dir[:max(1, strings.LastIndexByte(dir, '/'))]
+		if parent == dir {
+			return finding{"store", false, false, err.Error(), "choose another place with --root"}
+		}
+		dir = parent
+	}
+}

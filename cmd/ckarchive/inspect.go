@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/xlab/treeprint"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/criu"
+)
+
+// inspectCmd shows what a checkpoint holds.
+type inspectCmd struct {
+	Source string `arg:"" name:"src" help:"The checkpoint."`
+	Tree   bool   `help:"Show processes, open files, sockets and mounts."`
+	Format string `help:"Form of the output: ${enum}." enum:"table,json,tree" default:"table"`
+	Pull   string `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
+	remoteFlags
+}
+
+// Help is the long help text.
+func (inspectCmd) Help() string {
+	return `Only metadata and small images are read, never the memory. Environments of processes are not shown.`
+}
+
+// summary is what inspect shows. With --json it is the document.
+type summary struct {
+	Source    string            `json:"source"`
+	ID        string            `json:"id"`
+	Name      string            `json:"name"`
+	Engine    string            `json:"engine,omitempty"`
+	Runtime   string            `json:"runtime"`
+	Command   []string          `json:"command,omitempty"`
+	Created   time.Time         `json:"created,omitzero"` // when it was checkpointed
+	Proven    bool              `json:"digests"`          // the archive carries digests of its members
+	Bytes     int64             `json:"bytes"`            // of all members that are known
+	Members   int               `json:"members"`
+	Metadata  *archive.Metadata `json:"metadata,omitempty"`
+	Processes *criu.Inspection  `json:"images,omitempty"`
+}
+
+// Run implements the command.
+func (c *inspectCmd) Run(ctx context.Context, a *app) (err error) {
+	loc, err := parseLocation(c.Source)
+	if err != nil {
+		return err
+	}
+	src, err := a.openSource(ctx, loc, sourceOptions{Pull: c.Pull, Remote: c.remoteFlags})
+	if err != nil {
+		return cause(ctx, fmt.Errorf("inspect %s: %w", c.Source, err))
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	tree := c.Tree || c.Format == "tree"
+	s, err := c.read(ctx, src, tree)
+	if err != nil {
+		return cause(ctx, fmt.Errorf("inspect %s: %w", c.Source, err))
+	}
+	switch {
+	case a.cli.JSON || c.Format == "json":
+		return a.printJSON(s)
+	case tree:
+		_, err := fmt.Fprint(a.stdout, s.tree())
+		return err
+	}
+	return a.printTable(s.rows())
+}
+
+// read takes the metadata and, for a tree, CRIU's small images off the stream.
+func (c *inspectCmd) read(ctx context.Context, src archive.Source, tree bool) (*summary, error) {
+	s := &summary{Source: c.Source}
+	haveMetadata := false
+	files, err := archive.Collect(ctx, src, archive.CollectOptions{
+		Want: func(e archive.Entry) bool {
+			haveMetadata = haveMetadata || e.Name == archive.MetadataFile
+			switch e.Name {
+			case archive.ConfigDump, archive.SpecDump, archive.MetadataFile:
+				return true
+			}
+			return tree && isSmallImage(e)
+		},
+		// Behind the first pages there is nothing for us in an archive that has ckarchive.json.
+		Stop: func(e archive.Entry) bool {
+			return haveMetadata && (archive.IsPages(e.Name) || !tree && strings.HasPrefix(e.Name, archive.CheckpointDir+"/"))
+		},
+		OnEntry: func(e archive.Entry) {
+			if e.Kind == archive.KindFile {
+				s.Members++
+				s.Bytes += max(e.Size, 0)
+			}
+		},
+		MaxBytes: maxInspectBytes,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.fill(files); err != nil {
+		return nil, err
+	}
+	if !tree {
+		return s, nil
+	}
+	s.Processes, err = inspectImages(ctx, files)
+	return s, err
+}
+
+// maxInspectBytes bounds the images that are held in memory.
+const maxInspectBytes = 128 << 20
+
+func isSmallImage(e archive.Entry) bool {
+	return strings.HasPrefix(e.Name, archive.CheckpointDir+"/") && !archive.IsPages(e.Name) &&
+		strings.HasSuffix(e.Name, ".img") && !strings.HasSuffix(e.Name, ".tar.gz.img") && !strings.HasPrefix(e.Name, archive.Image("ghost-file"))
+}
+
+// fill reads the metadata.
+func (s *summary) fill(files map[string][]byte) error {
+	var config struct {
+		ID      string    `json:"id"`
+		Name    string    `json:"name"`
+		Runtime string    `json:"runtime"`
+		Created time.Time `json:"checkpointedTime"`
+	}
+	if err := archive.DecodeJSON(archive.ConfigDump, files[archive.ConfigDump], &config); err != nil {
+		return err
+	}
+	var spec specs.Spec
+	if err := archive.DecodeJSON(archive.SpecDump, files[archive.SpecDump], &spec); err != nil {
+		return err
+	}
+	s.ID, s.Name, s.Runtime, s.Created = config.ID, config.Name, config.Runtime, config.Created
+	s.Engine = spec.Annotations["io.container.manager"]
+	if spec.Process != nil {
+		s.Command = spec.Process.Args
+	}
+	b, ok := files[archive.MetadataFile]
+	if !ok {
+		return nil
+	}
+	m, err := archive.ParseMetadata(b)
+	if err != nil {
+		return err
+	}
+	s.Metadata, s.Proven = m, true
+	s.ID, s.Runtime, s.Engine, s.Created = m.Container.ID, m.Container.Runtime.Name, m.Container.Engine, m.Created
+	s.Members, s.Bytes = len(m.Members), 0
+	for _, member := range m.Members {
+		s.Bytes += member.Size
+	}
+	return nil
+}
+
+// rows are the table.
+func (s *summary) rows() [][2]string {
+	rows := [][2]string{
+		{"name", s.Name},
+		{"id", s.ID},
+		{"engine", s.Engine},
+		{"runtime", s.Runtime},
+		{"command", strings.Join(s.Command, " ")},
+		{"checkpointed", s.Created.Format(time.RFC3339)},
+		{"size", fmt.Sprintf("%s in %d members", units.BytesSize(float64(s.Bytes)), s.Members)},
+	}
+	if m := s.Metadata; m != nil {
+		rows = append(rows, metadataRows(m)...)
+	} else {
+		rows = append(rows, [2]string{"digests", "none: made by another tool"})
+	}
+	kept := rows[:0]
+	for _, r := range rows {
+		if r[1] != "" {
+			kept = append(kept, r)
+		}
+	}
+	return kept
+}
+
+func metadataRows(m *archive.Metadata) [][2]string {
+	options := []string{}
+	for flag, value := range m.Options {
+		if value == "true" {
+			options = append(options, "--"+flag)
+		}
+	}
+	rows := [][2]string{
+		{"memory", units.BytesSize(float64(m.Container.MemoryBytes))},
+		{"processes", fmt.Sprint(m.Container.Processes)},
+		{"generation", fmt.Sprint(m.Container.Generation)},
+		{"host", fmt.Sprintf("%s, Linux %s, cgroups %s", m.Host.Architecture, m.Host.Kernel, m.Host.CgroupVersion)},
+		{"cpu", m.Host.CPU},
+		{"criu", m.CRIU},
+		{"options", strings.Join(options, " ")},
+		{"made by", m.Tool},
+	}
+	if b := m.Base; b != nil {
+		rows = append(rows, [2]string{"base", strings.TrimSpace(b.Image + " " + b.Path)})
+	}
+	if r := m.Rootfs; r != nil {
+		rows = append(rows, [2]string{"root file system", fmt.Sprintf("%s: %d entries, %d deleted", r.Method, r.Files, r.Deleted)})
+	}
+	if st := m.Stats; st != nil {
+		const perMilli = 1000
+		rows = append(rows, [2]string{"frozen", fmt.Sprintf("%d ms by CRIU, %d ms in all", st.FrozenTime/perMilli, st.PausedTime/perMilli)})
+	}
+	return rows
+}
+
+// inspectImages lets crit decode the images in a directory of their own.
+func inspectImages(ctx context.Context, files map[string][]byte) (_ *criu.Inspection, err error) {
+	dir, err := os.MkdirTemp("", "ckarchive-inspect-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, archive.RemoveTree(dir)) }()
+	for name, content := range files {
+		image, ok := strings.CutPrefix(name, archive.CheckpointDir+"/")
+		if !ok || strings.Contains(image, "/") {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, image), content, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return criu.Inspect(ctx, dir)
+}
+
+// tree draws processes with what they have open, and the mounts.
+func (s *summary) tree() string {
+	top := treeprint.NewWithRoot(oneLine(fmt.Sprintf("%s (%s, %s)", s.Name, s.Runtime, s.Created.Format(time.RFC3339))))
+	if p := s.Processes; p != nil {
+		addProcess(top.AddBranch(fmt.Sprintf("processes: %d", p.Processes)), p.Root)
+		mounts := top.AddBranch(fmt.Sprintf("mounts: %d", len(p.Mounts)))
+		for _, m := range p.Mounts {
+			text := m.Mountpoint + " " + m.Type
+			if m.Key != "" {
+				text += " (external)"
+			}
+			mounts.AddNode(oneLine(text))
+		}
+	}
+	return top.String()
+}
+
+func addProcess(to treeprint.Tree, p *criu.Process) {
+	if p == nil {
+		return
+	}
+	label := fmt.Sprintf("[%d] %s", p.PID, p.Comm)
+	if p.State != "alive" {
+		label += " (" + p.State + ")"
+	}
+	branch := to.AddBranch(oneLine(label))
+	for _, f := range p.Files {
+		branch.AddNode(oneLine(fmt.Sprintf("fd %d %s %s", f.FD, f.Type, f.Path)))
+	}
+	for _, s := range p.Sockets {
+		text := fmt.Sprintf("fd %d %s %s %s", s.FD, s.Protocol, s.State, s.Source)
+		if s.Destination != "" {
+			text += " -> " + s.Destination
+		}
+		branch.AddNode(oneLine(text))
+	}
+	for _, child := range p.Children {
+		addProcess(branch, child)
+	}
+}

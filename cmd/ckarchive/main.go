@@ -1,0 +1,54 @@
+// Command ckarchive freezes a running container, carries its memory, processes and
+// files in one archive through files and OCI registries, and brings it back to
+// life elsewhere.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is set by the linker.
+var version = "dev" //nolint:gochecknoglobals // the linker cannot set anything else
+
+func main() {
+	if len(os.Args) == 1 && os.Args[0] == loggerName {
+		os.Exit(runLogger())
+	}
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
+}
+
+// run is main without the process: it parses args, runs the command and gives the exit
+// status.
+func run(args []string, stdin *os.File, stdout, stderr io.Writer, getenv func(string) string) int {
+	// Everything that is written holds a container's secrets.
+	syscall.Umask(0o077)
+	ctx, stop := signalContext(context.Background())
+	defer stop()
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv}
+	return a.main(ctx, args)
+}
+
+// signalContext gives a context that ends at the first SIGINT or SIGTERM, with an
+// [interruptedError] as its cause. Further ones are ignored: what puts a container right
+// again must not be cut short.
+func signalContext(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		for s := range signals {
+			if sig, ok := s.(syscall.Signal); ok {
+				cancel(&interruptedError{signal: sig})
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(signals)
+		cancel(nil)
+	}
+}

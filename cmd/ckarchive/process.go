@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ckarchive/ckarchive/criu"
+)
+
+// isRoot tells whether this process may do what CRIU does.
+func isRoot() bool { return os.Geteuid() == 0 }
+
+// endGrace is how long a container may take to end after an interrupt.
+const endGrace = 10 * time.Second
+
+// waitForeground waits for the container's end and gives its exit status. An interrupt is
+// passed on; a container that does not end in time is killed.
+func waitForeground(ctx context.Context, pid int) (int, error) {
+	type end struct {
+		status int
+		err    error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		status, err := criu.Wait(pid)
+		ended <- end{status, err}
+	}()
+	interrupted := ctx.Done()
+	var kill <-chan time.Time
+	for {
+		select {
+		case e := <-ended:
+			return e.status, e.err
+		case <-interrupted:
+			interrupted = nil
+			kill = time.After(endGrace)
+			sig := syscall.SIGTERM
+			var by *interruptedError
+			if errors.As(context.Cause(ctx), &by) {
+				sig = by.signal
+			}
+			if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return 0, err
+			}
+		case <-kill:
+			if err := endProcess(pid); err != nil {
+				return 0, err
+			}
+		}
+	}
+}
+
+// endProcess kills the process pid, which may be gone already.
+func endProcess(pid int) error {
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// descriptorsOf reads what fd 0 to 2 of a process are, in the form of descriptors.json.
+func descriptorsOf(pid int) []string {
+	list := []string{}
+	for fd := range 3 {
+		target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
+		if err != nil {
+			target = "/dev/null"
+		}
+		list = append(list, target)
+	}
+	return list
+}
+
+// logger is a process of our own that copies a detached container's output into a
+// file. A container that wrote to the file itself could not be dumped again.
+type logger struct {
+	pipe *os.File // the container's end
+	proc *os.Process
+}
+
+// loggerName is argv[0] of that process.
+const loggerName = "ckarchive-log"
+
+// startLogger starts the process; it ends when all holders of the pipe have.
+func startLogger(path string) (_ *logger, err error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the container's log: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close() //nolint:errcheck // the logger has its own
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	defer null.Close() //nolint:errcheck // never written
+	proc, err := os.StartProcess("/proc/self/exe", []string{loggerName}, &os.ProcAttr{
+		Dir:   "/",
+		Env:   []string{},
+		Files: []*os.File{r, file, null},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start the container's log: %w", err), w.Close())
+	}
+	return &logger{pipe: w, proc: proc}, nil
+}
+
+// runLogger is that process. It ends with the container and not before.
+func runLogger() int {
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	if _, err := io.Copy(os.Stdout, os.Stdin); err != nil {
+		return 1
+	}
+	return 0
+}
+
+// stop ends the logger of a container that did not come to life.
+func (l *logger) stop() {
+	if l == nil {
+		return
+	}
+	// Closing the only end lets the process see the end of its input.
+	_ = l.pipe.Close()
+	_, _ = l.proc.Wait()
+}

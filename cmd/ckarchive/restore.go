@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/criu"
+	"github.com/ckarchive/ckarchive/oci/runtime"
+)
+
+// restoreCmd makes a running container of an archive.
+type restoreCmd struct {
+	Source string `arg:"" name:"src" help:"The checkpoint."`
+
+	ID string `name:"id" help:"ID of the restored container; by default that of the dumped one." placeholder:"ID"`
+	runtimeFlags
+	Engine        string            `help:"Who restores: an OCI runtime, which then manages the container, or ckarchive directly through CRIU." enum:"runtime,direct" default:"runtime" env:"CKARCHIVE_ENGINE"`
+	Bundle        string            `help:"Bundle to restore in: its config.json is used as it is, if there is one; else it is made there." type:"path" placeholder:"DIR"`
+	Rootfs        string            `help:"Root file system to restore in, changed in place: a copy of the base." type:"existingdir" placeholder:"DIR"`
+	Base          string            `help:"Pristine base root file system; a copy of it is made for the container." type:"existingdir" placeholder:"DIR"`
+	Detach        bool              `short:"d" help:"Return when the container runs, instead of waiting for its end."`
+	PIDFile       string            `name:"pid-file" help:"Write the pid of the first process there." type:"path" placeholder:"FILE"`
+	ConsoleSocket string            `help:"Unix socket that takes the terminal of a container that has one." type:"path" placeholder:"SOCKET"`
+	Log           string            `help:"Where the output of a detached container goes; by default a file beside its bundle." type:"path" placeholder:"FILE"`
+	MapMount      map[string]string `help:"Host path for a bind mount of the container; may be repeated." placeholder:"DEST=SOURCE" mapsep:"none"`
+	Pull          string            `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
+	Timeout       time.Duration     `help:"Give up the restore after this time." default:"10m"`
+	PlainHTTP     bool              `name:"plain-http" help:"Talk to the registry without TLS." env:"CKARCHIVE_PLAIN_HTTP"`
+	AuthFile      string            `name:"authfile" help:"File with credentials of registries." type:"path" placeholder:"FILE"`
+	DryRun        bool              `help:"Print what would be done and do nothing."`
+	criuFlags
+	IgnoreCPU bool `name:"ignore-cpu" help:"Restore although this CPU lacks features of the one of the dump."`
+	NoPivot   bool `help:"Do not use pivot_root (runtime engine)."`
+}
+
+// Help is the long help text.
+func (restoreCmd) Help() string {
+	return `The archive is verified, unpacked and checked before CRIU sees it. Bind mounts of the dumped container need --map-mount: host paths are never taken from an archive. Without --detach ckarchive stays in the foreground and exits with the container's status. The ID of the container goes to standard output.`
+}
+
+// Run implements the command.
+func (c *restoreCmd) Run(ctx context.Context, a *app) error {
+	if err := needRoot("restore"); err != nil {
+		return err
+	}
+	if err := c.checkFlags(); err != nil {
+		return err
+	}
+	r := &restore{cmd: c, app: a}
+	if err := r.prepare(ctx); err != nil {
+		return errors.Join(cause(ctx, err), r.closeSource())
+	}
+	if c.DryRun {
+		return errors.Join(r.printPlan(), r.closeSource())
+	}
+	if err := r.run(ctx); err != nil {
+		return cause(ctx, err)
+	}
+	return r.stay(ctx)
+}
+
+func (c *restoreCmd) checkFlags() error {
+	switch {
+	case c.Rootfs != "" && c.Base != "":
+		return usagef("--rootfs and --base exclude each other: one is changed in place, the other copied")
+	case c.TCPEstablished && c.TCPClose:
+		return usagef("--tcp-established and --tcp-close exclude each other")
+	case c.Engine == "direct" && c.Runtime != "" && c.Runtime != runtime.Direct:
+		return usagef("--engine direct restores without a runtime: leave out --runtime %s", c.Runtime)
+	}
+	if c.ID != "" {
+		if err := runtime.CheckID(c.ID); err != nil {
+			return &usageError{err: err}
+		}
+	}
+	return nil
+}
+
+// restore is one run of restoreCmd.
+type restore struct {
+	cmd  *restoreCmd
+	app  *app
+	src  archive.Source
+	head map[string][]byte
+
+	meta    *archive.Metadata
+	spec    *specs.Spec // the archive's
+	id      string
+	runtime runtime.Runtime
+	criu    criu.Binary
+	unlock  []func()
+	home    string // CONTAINERS/ID: bundle, work directory, unpacked archive
+	bundle  string
+	rootfs  string
+	// madeBundle tells that bundle is ours to remove when the restore fails.
+	madeBundle bool
+	pid        int
+	logger     *logger
+	ctr        *runtime.Container
+}
+
+// prepare opens the archive and judges its head, without making anything.
+func (r *restore) prepare(ctx context.Context) error {
+	var err error
+	if r.criu, err = r.app.findCRIU(ctx); err != nil {
+		return err
+	}
+	loc, err := parseLocation(r.cmd.Source)
+	if err != nil {
+		return err
+	}
+	src, err := r.app.openSource(ctx, loc, sourceOptions{
+		Pull: r.cmd.Pull, Remote: remoteFlags{PlainHTTP: r.cmd.PlainHTTP, AuthFile: r.cmd.AuthFile},
+	})
+	if err != nil {
+		return err
+	}
+	r.src = src
+	if r.head, r.src, err = archive.Peek(ctx, src); err != nil {
+		return errors.Join(fmt.Errorf("read %s: %w", loc.text, err), src.Close())
+	}
+	if r.head[archive.ConfigDump] == nil || r.head[archive.SpecDump] == nil {
+		return nil // an archive of another order: judged when it is unpacked
+	}
+	return r.judge(ctx, r.head)
+}
+
+func (r *restore) closeSource() error {
+	if r.src == nil {
+		return nil
+	}
+	return r.src.Close()
+}
+
+// stay waits for a container in the foreground, or lets a detached one go.
+func (r *restore) stay(ctx context.Context) error {
+	defer r.release()
+	if r.cmd.PIDFile != "" {
+		if err := os.WriteFile(r.cmd.PIDFile, fmt.Appendf(nil, "%d\n", r.pid), 0o600); err != nil {
+			r.app.warn("%v", err)
+		}
+	}
+	if err := r.app.printResult(r.id, restoreResult{ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs}); err != nil {
+		return err
+	}
+	if r.cmd.Detach {
+		return nil
+	}
+	status, err := waitForeground(ctx, r.pid)
+	if err != nil {
+		return err
+	}
+	cleanup := context.WithoutCancel(ctx)
+	if err := errors.Join(r.ctr.Refresh(cleanup), r.ctr.Delete(cleanup), archive.RemoveTree(r.home)); err != nil {
+		r.app.warn("clean up after container %q: %v", r.id, err)
+	}
+	if status != 0 {
+		return containerStatus(status)
+	}
+	return nil
+}
+
+// restoreResult is what --json prints.
+type restoreResult struct {
+	ID      string `json:"id"`
+	PID     int    `json:"pid"`
+	Runtime string `json:"runtime"`
+	Bundle  string `json:"bundle"`
+	Rootfs  string `json:"rootfs"`
+}
+
+func (r *restore) release() {
+	for _, unlock := range r.unlock {
+		unlock()
+	}
+}
+
+// printPlan is --dry-run.
+func (r *restore) printPlan() error {
+	root := r.cmd.Rootfs
+	switch {
+	case root != "":
+		root += " (changed in place)"
+	case r.cmd.Base != "":
+		root = "a copy of " + r.cmd.Base
+	default:
+		root = "from the archive"
+	}
+	return r.app.printTable([][2]string{
+		{"checkpoint", r.cmd.Source},
+		{"container", r.id},
+		{"engine", r.cmd.Engine},
+		{"runtime", r.runtime.Name},
+		{"criu", r.criu.Path},
+		{"root file system", root},
+		{"bundle", r.bundle},
+	})
+}
+
+// containerHome is where everything of a restored container is that ckarchive made.
+func (a *app) containerHome(id string) string { return filepath.Join(a.containersDir(), id) }

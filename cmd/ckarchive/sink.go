@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/oci/artifact"
+	"github.com/ckarchive/ckarchive/registry"
+)
+
+// sink is a DEST that is being written.
+type sink struct {
+	archive.Sink
+	file  *archive.FileSink // of a path
+	image *artifact.Writer  // of a layout or the local store
+	store *registry.Store
+	name  string // in the store
+	path  string // absolute, of a file
+	prior string // the digest that name led to
+}
+
+// sinkOptions adjust createSink.
+type sinkOptions struct {
+	Compression archive.Compression
+	Replace     bool
+}
+
+// createSink begins a DEST. Nothing is seen of it before its Commit.
+func (a *app) createSink(ctx context.Context, dest location, opts sinkOptions) (*sink, error) {
+	switch dest.kind {
+	case locationStream:
+		s, err := archive.NewStreamSink(a.stdout, opts.Compression)
+		return &sink{Sink: s}, err
+	case locationFile:
+		path, err := filepath.Abs(dest.path)
+		if err != nil {
+			return nil, err
+		}
+		f, err := archive.CreateFile(path, archive.FileOptions{Compression: opts.Compression, Replace: opts.Replace})
+		if err != nil {
+			if errors.Is(err, os.ErrNotExist) {
+				err = withHint(&environmentError{err}, "make the directory first")
+			}
+			return nil, err
+		}
+		return &sink{Sink: f, file: f, path: path}, nil
+	case locationLayout, locationName:
+		store, name, err := a.openTarget(ctx, dest)
+		if err != nil {
+			return nil, err
+		}
+		return newStoreSink(ctx, store, name, opts.Compression)
+	default:
+		return nil, usagef("%s cannot be written to directly: write to oci:DIR or to a name, and push that to it", dest.text)
+	}
+}
+
+// openTarget opens the layout that dest names, or the local store, and gives the name in it.
+func (a *app) openTarget(ctx context.Context, dest location) (*registry.Store, string, error) {
+	if dest.kind == locationName {
+		store, err := a.openStore(ctx, true)
+		return store, dest.ref.String(), err
+	}
+	store, err := registry.OpenStore(ctx, dest.path, registry.StoreOptions{Create: true})
+	name := dest.tag
+	if name == "" {
+		name = registry.DefaultTag
+	}
+	return store, name, err
+}
+
+func newStoreSink(ctx context.Context, store *registry.Store, name string, c archive.Compression) (*sink, error) {
+	s := &sink{store: store, name: name}
+	if old, err := store.Resolve(ctx, name); err == nil {
+		s.prior = old.Digest.String()
+	}
+	w, err := artifact.NewWriter(ctx, store, artifact.WriterOptions{Compression: c, Tag: name})
+	if err != nil {
+		return nil, err
+	}
+	s.Sink, s.image = w, w
+	return s, nil
+}
+
+// temporary are the files that a killed process leaves.
+func (s *sink) temporary() []string {
+	if s.file == nil {
+		return nil
+	}
+	return []string{s.file.Temporary()}
+}
+
+// result is what a script wants to know: the digest in a store, the path of a file.
+func (s *sink) result() string {
+	if s.image != nil {
+		return s.image.Descriptor().Digest.String()
+	}
+	return s.path
+}
+
+// tellPrior says what a name led to before: it may now be garbage.
+func (s *sink) tellPrior(a *app) {
+	if s.image != nil && s.prior != "" && s.prior != s.result() {
+		a.say("%s led to %s before", s.name, s.prior)
+	}
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/oci/artifact"
+	"github.com/ckarchive/ckarchive/registry"
+)
+
+// remoteFlags say how a registry is talked to.
+type remoteFlags struct {
+	PlainHTTP bool   `name:"plain-http" help:"Talk to the registry without TLS." env:"CKARCHIVE_PLAIN_HTTP"`
+	AuthFile  string `name:"authfile" help:"File with credentials of registries, instead of Podman's and Docker's." type:"path" placeholder:"FILE"`
+	CAFile    string `name:"ca-file" help:"File with further certificates to trust." type:"path" placeholder:"FILE" env:"CKARCHIVE_CA_FILE"`
+	CertDir   string `name:"cert-dir" help:"Directory with certificates, as in /etc/containers/certs.d/HOST." type:"path" placeholder:"DIR"`
+}
+
+// client makes the client of registries.
+func (a *app) client(f remoteFlags) *registry.Client {
+	return registry.NewClient(registry.ClientOptions{
+		PlainHTTP: f.PlainHTTP, AuthFile: f.AuthFile, CAFile: f.CAFile, CertDir: f.CertDir,
+		Env: a.getenv, HomeDir: a.getenv("HOME"), UID: os.Getuid(), UserAgent: "ckarchive/" + versionString(),
+		OnRetry:   func(r registry.Retry) { a.say("%v", r) },
+		OnWarning: func(text string) { a.warn("%s", text) },
+	})
+}
+
+// sourceOptions adjust openSource.
+type sourceOptions struct {
+	Pull   string // missing, always, never
+	Remote remoteFlags
+}
+
+// openSource opens any SRC. A name is looked for in the local store and, as opts say, fetched
+// into it.
+func (a *app) openSource(ctx context.Context, src location, opts sourceOptions) (archive.Source, error) {
+	switch src.kind {
+	case locationStream:
+		return archive.NewReader(a.stdin, archive.ReaderOptions{})
+	case locationFile:
+		if info, err := os.Stat(src.path); err == nil && info.IsDir() {
+			return archive.OpenDir(src.path, archive.DirOptions{})
+		}
+		return archive.OpenFile(src.path, archive.ReaderOptions{})
+	case locationArchive:
+		from, err := registry.OpenStoreArchive(ctx, src.path)
+		if err != nil {
+			return nil, err
+		}
+		image, err := openImage(ctx, from, src.tag)
+		if err != nil {
+			return nil, errors.Join(err, from.Close())
+		}
+		return &ownedSource{Source: image, owner: from}, nil
+	case locationLayout:
+		store, err := registry.OpenStore(ctx, src.path, registry.StoreOptions{})
+		if err != nil {
+			return nil, err
+		}
+		return openHeld(ctx, store, src.tag)
+	default:
+		store, err := a.fetched(ctx, src, opts)
+		if err != nil {
+			return nil, err
+		}
+		return openHeld(ctx, store, src.storeName())
+	}
+}
+
+// fetched makes sure that the local store has the name, and gives the store.
+func (a *app) fetched(ctx context.Context, src location, opts sourceOptions) (*registry.Store, error) {
+	store, err := a.openStore(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	if opts.Pull != "always" || onlyLocal(src.ref) {
+		_, err := store.Resolve(ctx, src.storeName())
+		if err == nil || opts.Pull == "never" || onlyLocal(src.ref) || !errors.Is(err, registry.ErrNotFound) {
+			return store, err
+		}
+	}
+	_, err = a.pull(ctx, store, src, opts.Remote)
+	return store, err
+}
+
+// storeName is what the local store calls the checkpoint of a name: a digest stands for itself.
+func (l location) storeName() string {
+	if l.ref.Digest != "" {
+		return l.ref.Digest.String()
+	}
+	return l.ref.String()
+}
+
+// openImage opens the checkpoint called name in a layout.
+func openImage(ctx context.Context, from oras.ReadOnlyTarget, name string) (*artifact.Image, error) {
+	desc, err := from.Resolve(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return artifact.Open(ctx, from, desc)
+}
+
+// openHeld keeps the store's garbage collection away while the image is read.
+func openHeld(ctx context.Context, store *registry.Store, name string) (archive.Source, error) {
+	hold, err := store.Hold(ctx)
+	if err != nil {
+		return nil, err
+	}
+	image, err := openImage(ctx, store, name)
+	if err != nil {
+		return nil, errors.Join(err, hold.Close())
+	}
+	return &ownedSource{Source: image, owner: hold}, nil
+}
+
+// ownedSource closes what its source reads from.
+type ownedSource struct {
+	archive.Source
+	owner io.Closer
+}
+
+func (s *ownedSource) Close() error {
+	err := s.Source.Close()
+	if s.owner != nil {
+		err = errors.Join(err, s.owner.Close())
+		s.owner = nil
+	}
+	return err
+}
+
+// pull copies a name from its registry into the store, under its own name.
+func (a *app) pull(ctx context.Context, store *registry.Store, src location, remote remoteFlags) (ocispec.Descriptor, error) {
+	repo, err := a.client(remote).Repository(src.ref.String())
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	p := a.newProgress()
+	t := p.begin("pull", 0)
+	name := src.ref.String()
+	if src.ref.Digest != "" && src.ref.Tag == "" {
+		name = src.ref.Name() + "@" + src.ref.Digest.String()
+	}
+	copied, err := registry.Copy(ctx, store, name, repo, src.ref.Identifier(), registry.CopyOptions{
+		OnProgress: func(n registry.Progress) { t.set(n.Done, n.Total) },
+	})
+	p.close(err)
+	if err != nil {
+		return ocispec.Descriptor{}, cause(ctx, fmt.Errorf("pull %s: %w", src.text, err))
+	}
+	return copied.Descriptor, nil
+}

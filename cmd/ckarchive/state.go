@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/capture"
+	"github.com/ckarchive/ckarchive/oci/runtime"
+)
+
+// restoreState is CONTAINERS/ID/restore.json: what a restored container is and how far its
+// restore came.
+type restoreState struct {
+	ID          string `json:"id"`
+	Phase       string `json:"phase"`
+	Runtime     string `json:"runtime"`
+	RuntimePath string `json:"runtimePath"`
+	RuntimeRoot string `json:"runtimeRoot"`
+	Rootfs      string `json:"rootfs"`
+	Bundle      string `json:"bundle"`
+	MadeBundle  bool   `json:"madeBundle"`
+}
+
+const (
+	stateRestoring = "restoring"
+	stateRunning   = "running"
+	stateFile      = "restore.json"
+)
+
+func (r *restore) writeState(ctx context.Context, phase string) error {
+	b, err := json.MarshalIndent(restoreState{
+		ID: r.id, Phase: phase, Runtime: r.runtime.Name, RuntimePath: r.runtime.Path, RuntimeRoot: r.runtime.Root,
+		Rootfs: r.rootfs, Bundle: r.bundle, MadeBundle: r.madeBundle,
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return archive.WriteFileAtomic(context.WithoutCancel(ctx), filepath.Join(r.home, stateFile), append(b, '\n'))
+}
+
+// recoverAll puts right what killed processes left, and says so.
+func (a *app) recoverAll(ctx context.Context) error {
+	done, err := a.recoverCaptures(ctx)
+	if err != nil {
+		return err
+	}
+	more, err := a.recoverRestores(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range append(done, more...) {
+		if r.Err != nil {
+			a.warn("recover container %q: %v", r.Target.ID, r.Err)
+			continue
+		}
+		a.say("recovered: container %q: %s", r.Target.ID, r.Action)
+	}
+	return nil
+}
+
+func (a *app) recoverCaptures(ctx context.Context) ([]capture.Recovery, error) {
+	return capture.Recover(ctx, a.spoolDir(), func(ctx context.Context, t capture.Target) (capture.Container, error) {
+		ctr, err := targetContainer(ctx, t)
+		if errors.Is(err, runtime.ErrNotFound) || err == nil && ctr.Status == runtime.Stopped {
+			return nil, nil //nolint:nilnil // a container that is gone
+		}
+		if err != nil {
+			return nil, err
+		}
+		if ctr.PID != t.PID || runtime.StartTime(ctr.PID) != t.StartTime {
+			return nil, nil //nolint:nilnil // another container of that ID
+		}
+		return ctr, nil
+	})
+}
+
+// targetContainer finds the container of a journal, with the runtime that made it.
+func targetContainer(ctx context.Context, t capture.Target) (*runtime.Container, error) {
+	name := t.RuntimePath
+	if name == "" {
+		name = t.Runtime
+	}
+	rt, err := runtime.Lookup(name, t.RuntimeRoot)
+	if err != nil {
+		return nil, err
+	}
+	return rt.Container(ctx, t.ID)
+}
+
+// recoverRestores removes what restores left whose process is gone.
+func (a *app) recoverRestores(ctx context.Context) ([]capture.Recovery, error) {
+	entries, err := os.ReadDir(a.containersDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for unfinished restores: %w", err)
+	}
+	var done []capture.Recovery
+	for _, e := range entries {
+		home := a.containerHome(e.Name())
+		var st restoreState
+		b, err := os.ReadFile(filepath.Join(home, stateFile))
+		if err == nil {
+			err = json.Unmarshal(b, &st)
+		}
+		if err == nil && st.Phase != stateRestoring {
+			continue
+		}
+		unlock, lerr := a.lock("restore-" + e.Name())
+		if errors.Is(lerr, capture.ErrBusy) {
+			continue
+		}
+		if lerr != nil {
+			return nil, lerr
+		}
+		res := capture.Recovery{
+			Target: capture.Target{ID: e.Name(), Runtime: st.Runtime, RuntimePath: st.RuntimePath, RuntimeRoot: st.RuntimeRoot},
+			Action: "removed an unfinished restore",
+		}
+		res.Err = a.removeRestore(ctx, home, st)
+		unlock()
+		done = append(done, res)
+	}
+	return done, nil
+}
+
+// removeRestore removes a restore that did not end: first what the runtime has of it.
+func (a *app) removeRestore(ctx context.Context, home string, st restoreState) error {
+	if st.Runtime != "" && st.Runtime != runtime.Direct {
+		rt, err := runtime.Lookup(st.RuntimePath, st.RuntimeRoot)
+		if err != nil {
+			return err
+		}
+		if err := rt.Discard(ctx, st.ID); err != nil {
+			return err
+		}
+	}
+	if st.MadeBundle {
+		if err := archive.RemoveTree(st.Bundle); err != nil {
+			return err
+		}
+	}
+	return archive.RemoveTree(home)
+}
+
+// removeHomes removes what ckarchive made for restored containers that their runtime no
+// longer knows, and counts them.
+func (a *app) removeHomes(ctx context.Context, dryRun bool) (int, error) {
+	entries, err := os.ReadDir(a.containersDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("look for leftovers of containers: %w", err)
+	}
+	n := 0
+	for _, e := range entries {
+		home := a.containerHome(e.Name())
+		b, err := os.ReadFile(filepath.Join(home, stateFile))
+		if err != nil {
+			continue
+		}
+		var st restoreState
+		if err := json.Unmarshal(b, &st); err != nil || st.Phase != stateRunning {
+			continue
+		}
+		_, err = targetContainer(ctx, capture.Target{ID: st.ID, Runtime: st.Runtime, RuntimePath: st.RuntimePath, RuntimeRoot: st.RuntimeRoot})
+		if !errors.Is(err, runtime.ErrNotFound) {
+			continue
+		}
+		n++
+		if dryRun {
+			continue
+		}
+		if err := archive.RemoveTree(home); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
