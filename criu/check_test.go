@@ -266,10 +266,11 @@ func FuzzImage(f *testing.F) {
 	for i, name := range names {
 		f.Add(uint8(i), set[name])
 	}
+	dir := writeSet(f, set) // of this worker alone
 	f.Fuzz(func(t *testing.T, which uint8, content []byte) {
-		set := imageSet(t)
-		set[names[int(which)%len(names)]] = content
-		dir := writeSet(t, set)
+		name := names[int(which)%len(names)]
+		must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
+		defer func() { must(t, os.WriteFile(filepath.Join(dir, name), set[name], 0o600)) }()
 		if _, err := Check(t.Context(), dir, CheckOptions{}); err == nil {
 			// What Check accepts can be read.
 			if _, err := ExternalMounts(dir); err != nil {
