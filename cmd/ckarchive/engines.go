@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -33,9 +34,11 @@ func (r *restore) flags() criu.Flags {
 // the container.
 func (r *restore) stdio() (in, out, errs *os.File, err error) {
 	if !r.cmd.Detach {
-		out, _ := r.app.stdout.(*os.File)
-		errs, _ := r.app.stderr.(*os.File)
-		return r.app.stdin, out, errs, nil
+		if out, err = r.foreground(r.app.stdout); err != nil {
+			return nil, nil, nil, err
+		}
+		errs, err = r.foreground(r.app.stderr)
+		return r.app.stdin, out, errs, err
 	}
 	if r.spec.Process != nil && r.spec.Process.Terminal {
 		return nil, nil, nil, nil
@@ -48,6 +51,41 @@ func (r *restore) stdio() (in, out, errs *os.File, err error) {
 		return nil, nil, nil, err
 	}
 	return nil, r.logger.pipe, r.logger.pipe, nil
+}
+
+// foreground gives what a container writes to in place of w: w itself if it is a pipe or a
+// terminal, else a pipe to it. CRIU opens descriptors anew, and a file would be written over
+// from its beginning.
+func (r *restore) foreground(w io.Writer) (*os.File, error) {
+	if f, ok := w.(*os.File); ok {
+		info, err := f.Stat()
+		if err != nil {
+			return nil, err
+		}
+		if !info.Mode().IsRegular() {
+			return f, nil
+		}
+	}
+	from, to, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	r.pipes = append(r.pipes, to)
+	r.output.Go(func() {
+		// An output that cannot be written any more is the caller's loss, not the container's.
+		_, _ = io.Copy(w, from)
+		_, _ = io.Copy(io.Discard, from)
+		_ = from.Close()
+	})
+	return to, nil
+}
+
+// dropPipes closes our ends of the container's output, which then ends with the container.
+func (r *restore) dropPipes() {
+	for _, p := range r.pipes {
+		_ = p.Close() // nothing is buffered
+	}
+	r.pipes = nil
 }
 
 // restoreByRuntime hands the images to an OCI runtime, with a CRIU configuration that

@@ -115,7 +115,7 @@ type class struct {
 func statusOf(err error) (status int, hint string) {
 	status, hint = statusByType(err)
 	if status == 0 {
-		status = 1
+		status = exitEnvironment // what the system refuses: a file that is gone, a full disk
 		for _, c := range classes() {
 			if errors.Is(err, c.is) {
 				status, hint = c.status, c.hint

@@ -76,6 +76,9 @@ func (c *exportCmd) Run(ctx context.Context, a *app) (err error) {
 		return fmt.Errorf("export container %q: %w", x.ctr.ID, err)
 	}
 	defer unlock()
+	if _, err := a.openStore(ctx, true); err != nil {
+		return err
+	}
 	if err := a.recoverAll(ctx); err != nil {
 		return err
 	}

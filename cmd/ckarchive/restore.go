@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -103,6 +104,8 @@ type restore struct {
 	madeBundle bool
 	pid        int
 	logger     *logger
+	pipes      []*os.File     // to the output of a container in the foreground
+	output     sync.WaitGroup // until all of it is written
 	ctr        *runtime.Container
 }
 
@@ -153,10 +156,12 @@ func (r *restore) stay(ctx context.Context) error {
 	if r.cmd.Detach {
 		return nil
 	}
+	r.dropPipes()
 	status, err := waitForeground(ctx, r.pid)
 	if err != nil {
 		return err
 	}
+	r.output.Wait()
 	cleanup := context.WithoutCancel(ctx)
 	if err := errors.Join(r.ctr.Refresh(cleanup), r.ctr.Delete(cleanup), archive.RemoveTree(r.home)); err != nil {
 		r.app.warn("clean up after container %q: %v", r.id, err)

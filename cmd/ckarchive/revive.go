@@ -412,6 +412,8 @@ func (r *restore) makeBundle() error {
 // discard removes everything that a failed restore made.
 func (r *restore) discard() error {
 	r.logger.stop()
+	r.dropPipes()
+	r.output.Wait()
 	err := archive.RemoveTree(r.home)
 	if r.madeBundle {
 		err = errors.Join(err, archive.RemoveTree(r.bundle))
