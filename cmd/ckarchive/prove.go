@@ -37,7 +37,7 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	src, err := a.openSource(ctx, loc, sourceOptions{Pull: c.Pull, Remote: c.remoteFlags})
+	src, err := a.openSource(ctx, loc, sourceOptions{Pull: c.Pull, Stream: true, Remote: c.remoteFlags})
 	if err != nil {
 		return cause(ctx, fmt.Errorf("verify %s: %w", c.Source, err))
 	}

@@ -35,7 +35,10 @@ func (a *app) client(f remoteFlags) *registry.Client {
 
 // sourceOptions adjust openSource.
 type sourceOptions struct {
-	Pull   string // missing, always, never
+	Pull string // missing, always, never
+	// Stream reads a name that the local store lacks straight from the registry and keeps
+	// nothing of it.
+	Stream bool
 	Remote remoteFlags
 }
 
@@ -67,12 +70,36 @@ func (a *app) openSource(ctx context.Context, src location, opts sourceOptions) 
 		}
 		return openHeld(ctx, store, src.tag)
 	default:
+		return a.openNamed(ctx, src, opts)
+	}
+}
+
+// openNamed opens a name.
+func (a *app) openNamed(ctx context.Context, src location, opts sourceOptions) (archive.Source, error) {
+	if !opts.Stream {
 		store, err := a.fetched(ctx, src, opts)
 		if err != nil {
 			return nil, err
 		}
 		return openHeld(ctx, store, src.storeName())
 	}
+	if opts.Pull != "always" || onlyLocal(src.ref) {
+		store, err := a.openStore(ctx, false)
+		if err == nil {
+			var in archive.Source
+			if in, err = openHeld(ctx, store, src.storeName()); err == nil {
+				return in, nil
+			}
+		}
+		if opts.Pull == "never" || onlyLocal(src.ref) || !errors.Is(err, registry.ErrNotFound) {
+			return nil, err
+		}
+	}
+	repo, err := a.client(opts.Remote).Repository(src.ref.String())
+	if err != nil {
+		return nil, err
+	}
+	return openImage(ctx, repo, src.ref.Identifier())
 }
 
 // fetched makes sure that the local store has the name, and gives the store.
