@@ -130,7 +130,9 @@ func (c *child) watch(ctx context.Context, logPath string) error {
 	for {
 		select {
 		case <-ended:
-			return nil // the status says nothing that the response does not say
+			// The status says nothing that the response does not say, and that can still be read.
+			c.abandon()
+			return nil
 		case <-cancelled:
 			cancelled = nil
 			if !c.stopping(ctx.Err()) {
@@ -177,9 +179,7 @@ func (c *child) force(reason error) {
 // back (unfreeze, unlock the network) at its next notification; then SIGTERM;
 // then SIGKILL for all of its process group.
 func (c *child) stop(ended <-chan struct{}) {
-	if raw, err := c.conn.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RDWR) }) //nolint:errcheck // closed already
-	}
+	c.shutdown()
 	steps := []func(){
 		func() {},
 		func() { c.signal(unix.SIGTERM) },
@@ -194,6 +194,22 @@ func (c *child) stop(ended <-chan struct{}) {
 		}
 	}
 	<-ended
+}
+
+// shutdown ends the connection for both sides.
+func (c *child) shutdown() {
+	if raw, err := c.conn.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RDWR) }) //nolint:errcheck // closed already
+	}
+}
+
+// abandon ends what a CRIU that died early left: its helpers and half restored
+// tasks hold its end of the connection, so that our side would wait for ever.
+func (c *child) abandon() {
+	c.shutdown()
+	if !c.cmd.ProcessState.Success() {
+		c.signal(unix.SIGKILL)
+	}
 }
 
 // signal sends sig to CRIU and to what it runs (tar, iptables), which share its group.

@@ -281,6 +281,10 @@ func TestRestoreFails(t *testing.T) {
 			o.OnSetupNamespaces = func(context.Context, int) error { return errors.New("no network") }
 			return t.Context()
 		}, "no network"},
+		"killed": {func(t *testing.T, o *RestoreOptions) context.Context {
+			o.OnSetupNamespaces = func(context.Context, int) error { return killCRIU() }
+			return t.Context()
+		}, "without an answer"},
 		"cancel": {func(t *testing.T, o *RestoreOptions) context.Context {
 			ctx, cancel := context.WithCancel(t.Context())
 			o.OnSetupNamespaces = func(context.Context, int) error { cancel(); return nil }
