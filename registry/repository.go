@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
@@ -256,7 +257,7 @@ func (r *Repository) Tag(ctx context.Context, desc ocispec.Descriptor, tag strin
 	return r.pushManifest(ctx, desc, raw, tag)
 }
 
-// Tags lists the tags of the repository in the order of the registry.
+// Tags lists the tags of the repository in alphabetical order.
 func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 	var tags []string
 	query := url.Values{"n": {strconv.Itoa(1000)}}
@@ -279,6 +280,7 @@ func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 			}
 		}
 		if resp.Header.Get("Link") == "" || len(page.Tags) == 0 {
+			slices.Sort(tags)
 			return tags, nil
 		}
 		query.Set("last", page.Tags[len(page.Tags)-1])

@@ -37,8 +37,8 @@ func (p patience) again(ctx context.Context, op string, attempt int, d time.Dura
 
 // backoff is the wait after the attempt of this number: doubling, with jitter, at most about 15 s.
 func backoff(attempt int) time.Duration {
-	d := 200 * time.Millisecond << min(attempt-1, 6)
-	return min(d, 10*time.Second) + rand.N(d/2+1) //nolint:gosec // jitter needs no secrecy
+	d := min(200*time.Millisecond<<min(attempt-1, 6), 10*time.Second)
+	return d + rand.N(d/2+1) //nolint:gosec // jitter needs no secrecy
 }
 
 // retryAfter reads the header of that name: seconds or a date. ok is false for what is neither.
