@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
@@ -36,11 +37,7 @@ func CreateAtomic(path string, replace bool) (*AtomicFile, error) {
 	if err := checkTarget(path, replace); err != nil {
 		return nil, err
 	}
-	dir, base := filepath.Split(path)
-	if dir == "" {
-		dir = "."
-	}
-	temp := filepath.Join(dir, "."+shorten(base)+".ckarchive-"+rand.Text()[:12])
+	dir, temp := temporaryName(path)
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, fileMode)
 	if err != nil {
 		return nil, fmt.Errorf("create a file in %q: %w", dir, bare(err))
@@ -48,13 +45,21 @@ func CreateAtomic(path string, replace bool) (*AtomicFile, error) {
 	return &AtomicFile{file: f, dir: dir, path: path, replace: replace, sum: xxhash.New()}, nil
 }
 
-// shorten leaves room for the temporary name's own parts.
-func shorten(base string) string {
-	const room = MaxComponentBytes - 32
-	return base[:min(len(base), room)]
+// temporaryName gives the directory of path and a name in it for what is to become path.
+func temporaryName(path string) (dir, temp string) {
+	const room = MaxComponentBytes - 32 // for the other parts of the name
+	dir, base := filepath.Split(path)
+	if dir == "" {
+		dir = "."
+	}
+	return dir, filepath.Join(dir, "."+base[:min(len(base), room)]+".ckarchive-"+rand.Text()[:12])
 }
 
+// checkTarget refuses a path that nothing may be created at.
 func checkTarget(path string, replace bool) error {
+	if path == "" || strings.HasSuffix(path, "/") {
+		return fmt.Errorf("create %q: this is no file's name", path)
+	}
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -83,11 +88,19 @@ func describeMode(m fs.FileMode) string {
 	return "device"
 }
 
-// bare drops the path that os adds to an error: the message has it already.
+// bare drops the paths that os adds to an error, since the message has them already, and
+// marks a full file system.
 func bare(err error) error {
 	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
+	var le *os.LinkError
+	switch {
+	case errors.As(err, &pe):
+		err = pe.Err
+	case errors.As(err, &le):
+		err = le.Err
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	return err
 }
@@ -142,24 +155,31 @@ func (a *AtomicFile) readBack(ctx context.Context) error {
 
 func (a *AtomicFile) rename() error {
 	if a.replace {
-		return bareLink(os.Rename(a.file.Name(), a.path))
+		// What was a file when the writing began may be a symbolic link by now.
+		if err := checkTarget(a.path, true); err != nil {
+			return err
+		}
+		return bare(os.Rename(a.file.Name(), a.path))
 	}
-	err := unix.Renameat2(unix.AT_FDCWD, a.file.Name(), unix.AT_FDCWD, a.path, unix.RENAME_NOREPLACE)
+	err := renameNew(a.file.Name(), a.path)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		// The file system has no such rename; a hard link does not replace either, and
-		// Close removes the temporary name.
-		err = bareLink(os.Link(a.file.Name(), a.path))
-	}
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("the file %w since it was checked", ErrExists)
+		// The file system has no such rename. Close removes the temporary name.
+		return linkNew(a.file.Name(), a.path)
 	}
 	return err
 }
 
-func bareLink(err error) error {
-	var le *os.LinkError
-	if errors.As(err, &le) {
-		return le.Err
+// renameNew renames and fails rather than replace.
+func renameNew(from, to string) error {
+	return existsSince(unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE))
+}
+
+// linkNew gives a file a second name, which replaces nothing either.
+func linkNew(from, to string) error { return existsSince(bare(os.Link(from, to))) }
+
+func existsSince(err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("the name %w since it was checked", ErrExists)
 	}
 	return err
 }

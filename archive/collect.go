@@ -8,7 +8,7 @@ import (
 
 // CollectOptions say what [Collect] takes.
 type CollectOptions struct {
-	// Want picks the members to keep.
+	// Want picks the members to keep; nil keeps all.
 	Want func(Entry) bool
 	// Stop, if set, ends the reading before the first entry for which it is true: in an
 	// archive of this package nothing small comes behind the memory.
@@ -41,7 +41,7 @@ func Collect(ctx context.Context, src Source, opts CollectOptions) (map[string][
 		if opts.OnEntry != nil {
 			opts.OnEntry(e)
 		}
-		if e.Kind == KindDir || !opts.Want(e) {
+		if e.Kind == KindDir || opts.Want != nil && !opts.Want(e) {
 			continue
 		}
 		b, err := io.ReadAll(io.LimitReader(r, left+1))

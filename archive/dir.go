@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -15,40 +16,60 @@ import (
 )
 
 // DirSink is a [Sink] that unpacks into a fresh directory: regular files 0600,
-// directories 0700, whatever the entries say.
+// directories 0700, whatever the entries say. Times are kept, so that the
+// directory gives the same archive again. It has a temporary name until Commit.
 type DirSink struct {
-	path string
+	path string // the name from Commit on
+	temp string
 	root *os.Root
+	dirs []Entry
+	err  error // why nothing more is taken
 	done bool
 }
 
 var _ Sink = (*DirSink)(nil)
 
-// CreateDir makes the directory path, whose parent must exist, and unpacks into it.
+// CreateDir begins the directory path, whose parent must exist while itself must not.
 func CreateDir(path string) (*DirSink, error) {
-	if err := os.Mkdir(path, dirMode); err != nil {
+	path = filepath.Clean(path)
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		if err == nil {
+			err = ErrExists
+		}
 		return nil, fmt.Errorf("create directory %q: %w", path, bare(err))
 	}
-	root, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open directory %q: %w", path, bare(err)), os.Remove(path))
+	_, temp := temporaryName(path)
+	if err := os.Mkdir(temp, dirMode); err != nil {
+		return nil, fmt.Errorf("create directory %q: %w", path, bare(err))
 	}
-	return &DirSink{path: path, root: root}, nil
+	root, err := os.OpenRoot(temp)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open directory %q: %w", temp, bare(err)), os.Remove(temp))
+	}
+	return &DirSink{path: path, temp: temp, root: root}, nil
 }
 
 // Put implements [Sink].
 func (d *DirSink) Put(ctx context.Context, e Entry, r io.Reader) error {
+	if d.err != nil {
+		return d.err
+	}
 	if err := d.put(ctx, e, r); err != nil {
-		return &EntryError{Op: "unpack", Name: e.Name, Err: err}
+		d.err = &EntryError{Op: "unpack", Name: e.Name, Err: bare(err)}
+		return d.err
 	}
 	return nil
 }
 
-func (d *DirSink) put(ctx context.Context, e Entry, r io.Reader) (err error) {
+func (d *DirSink) put(ctx context.Context, e Entry, r io.Reader) error {
 	if name, err := CleanName(e.Name); err != nil || name != e.Name {
 		return errors.New("not a clean name")
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if e.Kind == KindDir {
+		d.dirs = append(d.dirs, e)
 		return d.root.MkdirAll(e.Name, dirMode)
 	}
 	if dir := path.Dir(e.Name); dir != "." {
@@ -63,14 +84,26 @@ func (d *DirSink) put(ctx context.Context, e Entry, r io.Reader) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	_, err = copyContext(ctx, f, r)
-	return err
+	n, err := copyContext(ctx, f, r)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if e.Size != SizeUnknown && n != e.Size {
+		return fmt.Errorf("%d bytes where %d were announced: %w", n, e.Size, io.ErrUnexpectedEOF)
+	}
+	return d.setTime(e)
+}
+
+func (d *DirSink) setTime(e Entry) error {
+	if e.ModTime.IsZero() {
+		return nil
+	}
+	return d.root.Chtimes(e.Name, e.ModTime, e.ModTime)
 }
 
 // checkSpace refuses a file that cannot fit before its first byte is written.
 func (d *DirSink) checkSpace(size int64) error {
-	free, err := FreeSpace(d.path)
+	free, err := FreeSpace(d.temp)
 	if err != nil {
 		return err
 	}
@@ -94,6 +127,23 @@ func (d *DirSink) Commit(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if d.err != nil {
+		return d.err
+	}
+	d.err = errClosed
+	for _, e := range d.dirs {
+		if err := d.setTime(e); err != nil {
+			return &EntryError{Op: "unpack", Name: e.Name, Err: bare(err)}
+		}
+	}
+	err := renameNew(d.temp, d.path)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		// Of directories, a plain rename replaces none but an empty one.
+		err = existsSince(bare(os.Rename(d.temp, d.path)))
+	}
+	if err != nil {
+		return fmt.Errorf("name directory %q: %w", d.path, err)
+	}
 	d.done = true
 	return nil
 }
@@ -104,9 +154,9 @@ func (d *DirSink) Close() error {
 		return nil
 	}
 	err := d.root.Close()
-	d.root = nil
+	d.root, d.err = nil, errClosed
 	if !d.done {
-		err = errors.Join(err, RemoveTree(d.path))
+		err = errors.Join(err, RemoveTree(d.temp))
 	}
 	return err
 }
@@ -150,6 +200,9 @@ func (d *Dir) list(opts DirOptions) error {
 		if err != nil || name == "." {
 			return err
 		}
+		if _, err := CleanName(name); err != nil {
+			return &EntryError{Op: "read", Name: name, Err: err}
+		}
 		info, err := de.Info()
 		if err != nil {
 			return err
@@ -192,12 +245,29 @@ func (d *Dir) Next(ctx context.Context) (Entry, io.Reader, error) {
 	if e.Kind == KindDir {
 		return e, nil, nil
 	}
-	f, err := d.root.Open(e.Name)
+	f, _, err := d.openFile(e.Name)
 	if err != nil {
-		return Entry{}, nil, &EntryError{Op: "read", Name: e.Name, Err: bare(err)}
+		return Entry{}, nil, &EntryError{Op: "read", Name: e.Name, Err: err}
 	}
 	d.open = f
 	return e, f, nil
+}
+
+// openFile opens what was a regular file when the directory was listed. Should it have become a
+// FIFO, nobody waits for its writer.
+func (d *Dir) openFile(name string) (*os.File, int64, error) {
+	f, err := d.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, bare(err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = rejectf("it has become a %s", describeMode(info.Mode()))
+	}
+	if err != nil {
+		return nil, 0, errors.Join(bare(err), f.Close())
+	}
+	return f, info.Size(), nil
 }
 
 func (d *Dir) closeCurrent() error {
@@ -214,18 +284,17 @@ func (d *Dir) Entries(context.Context) ([]Entry, error) { return slices.Clone(d.
 
 // Open implements [Opener].
 func (d *Dir) Open(_ context.Context, name string) (Blob, error) {
+	if d.root == nil {
+		return nil, &EntryError{Op: "open", Name: name, Err: errClosed}
+	}
 	if !slices.ContainsFunc(d.entries, func(e Entry) bool { return e.Name == name && e.Kind == KindFile }) {
 		return nil, &EntryError{Op: "open", Name: name, Err: ErrNotFound}
 	}
-	f, err := d.root.Open(name)
+	f, size, err := d.openFile(name)
 	if err != nil {
-		return nil, &EntryError{Op: "open", Name: name, Err: bare(err)}
+		return nil, &EntryError{Op: "open", Name: name, Err: err}
 	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return &fileBlob{File: f, size: info.Size()}, nil
+	return &fileBlob{File: f, size: size}, nil
 }
 
 // Close implements [Source].

@@ -2,8 +2,10 @@ package archive
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -14,6 +16,8 @@ const (
 	tarBlock      = 512
 	tarSizeOffset = 124
 	tarSizeLen    = 12
+	tarSumOffset  = 148
+	tarSumLen     = 8
 	tarTypeOffset = 156
 )
 
@@ -31,12 +35,15 @@ type framing struct {
 	paxLeft int64 // bytes of a PAX header still to be collected
 	paxType byte  // 'x' or 'g'
 
-	nextSize  int64 // the size that a PAX header gives the next entry, or -1
-	extension byte  // the kind of extension seen before the next entry: 'x' or 'L'
-	zeros     int   // zero blocks in a row
-	ended     bool  // both zero blocks were seen
-	any       bool  // a header was seen
-	err       error
+	nextSize   int64  // the size that a PAX header gives the next entry, or -1
+	extensions []byte // the extension headers before the next entry: one 'x', or of 'L' and 'K' one each
+	extended   int64  // bytes of all extension headers
+	headers    int    // headers of any kind
+	padding    int64  // bytes behind the end mark
+	zeros      int    // zero blocks in a row
+	ended      bool   // both zero blocks were seen
+	any        bool   // a header was seen
+	err        error
 }
 
 func newFraming(r io.Reader) *framing { return &framing{r: r, nextSize: -1} }
@@ -54,15 +61,17 @@ func (f *framing) Read(p []byte) (int, error) {
 }
 
 // finish reads the rest of the stream, which must be zeros after a full end mark.
-func (f *framing) finish() error {
-	if _, err := io.Copy(io.Discard, f); err != nil {
-		return err
+func (f *framing) finish(ctx context.Context) error {
+	if _, err := copyContext(ctx, io.Discard, f); err != nil {
+		return asRejection(err)
 	}
 	switch {
 	case !f.any && f.zeros == 0 && f.filled == 0:
-		return rejectf("it is empty")
+		return fmt.Errorf("%w: it is empty", ErrNotArchive)
 	case !f.ended:
 		return rejectf("the end mark is missing: the archive is cut off")
+	case len(f.extensions) > 0:
+		return rejectf("an extension header without its entry")
 	}
 	return nil
 }
@@ -72,8 +81,11 @@ func (f *framing) feed(b []byte) error {
 	for len(b) > 0 {
 		switch {
 		case f.ended:
-			if i := bytes.IndexFunc(b, func(c rune) bool { return c != 0 }); i >= 0 {
+			if len(bytes.TrimLeft(b, "\x00")) > 0 {
 				return rejectf("data behind the end mark")
+			}
+			if f.padding += int64(len(b)); f.padding > MaxPaddingBytes {
+				return rejectf("more than %d zeros behind the end mark", MaxPaddingBytes)
 			}
 			return nil
 		case f.paxLeft > 0:
@@ -116,18 +128,23 @@ func (f *framing) endHeader() error {
 	if f.zeros > 0 {
 		return rejectf("a lone zero block in the middle")
 	}
+	if !checksumHolds(&f.header) {
+		if !f.any {
+			return fmt.Errorf("%w: no tar header where the first should be", ErrNotArchive)
+		}
+		return rejectf("damaged tar header: its checksum is wrong")
+	}
 	f.any = true
+	if f.headers++; f.headers > maxHeaders {
+		return rejectf("more than %d tar headers", maxHeaders)
+	}
 	size, err := parseTarSize(f.header[tarSizeOffset : tarSizeOffset+tarSizeLen])
 	if err != nil {
 		return err
 	}
-	padded := func(n int64) int64 { return (n + tarBlock - 1) / tarBlock * tarBlock }
 	switch flag := f.header[tarTypeOffset]; flag {
 	case 'x', 'g', 'L', 'K':
-		if size > MaxExtendedHeaderBytes {
-			return rejectf("extended header of %d bytes, the limit is %d", size, MaxExtendedHeaderBytes)
-		}
-		if err := f.noteExtension(flag); err != nil {
+		if err := f.noteExtension(flag, size); err != nil {
 			return err
 		}
 		if (flag == 'x' || flag == 'g') && size > 0 {
@@ -143,7 +160,7 @@ func (f *framing) endHeader() error {
 		if flag == '5' && size != 0 {
 			return rejectf("a directory with a size")
 		}
-		f.nextSize, f.extension = -1, 0
+		f.nextSize, f.extensions = -1, f.extensions[:0]
 		f.skip = padded(size)
 	default:
 		return rejectf("entry of type %q: only regular files and directories are allowed", flag)
@@ -151,21 +168,46 @@ func (f *framing) endHeader() error {
 	return nil
 }
 
-// noteExtension rejects PAX and GNU extensions at one entry: readers disagree
-// which of them holds.
-func (f *framing) noteExtension(flag byte) error {
-	kind := flag
-	switch flag {
-	case 'g':
-		return nil
-	case 'K':
-		kind = 'L'
+func padded(n int64) int64 { return (n + tarBlock - 1) / tarBlock * tarBlock }
+
+// noteExtension takes one PAX header or GNU long names for an entry. Of
+// everything else readers disagree which holds: archive/tar forgets a PAX header in front of a
+// global one and takes the last of two, others merge them.
+func (f *framing) noteExtension(flag byte, size int64) error {
+	if size > MaxExtendedHeaderBytes {
+		return rejectf("extension header of %d bytes, the limit is %d", size, MaxExtendedHeaderBytes)
 	}
-	if f.extension != 0 && f.extension != kind {
-		return rejectf("an entry with both PAX and GNU extensions")
+	if f.extended += size; f.extended > MaxAllExtendedBytes {
+		return rejectf("extension headers of more than %d bytes in all", MaxAllExtendedBytes)
 	}
-	f.extension = kind
+	mixes := flag == 'x' || flag == 'g' || bytes.IndexByte(f.extensions, 'x') >= 0
+	if len(f.extensions) > 0 && (mixes || bytes.IndexByte(f.extensions, flag) >= 0) {
+		return rejectf("an entry with several extension headers (%q and %q)", f.extensions, flag)
+	}
+	if flag != 'g' {
+		f.extensions = append(f.extensions, flag)
+	}
 	return nil
+}
+
+// checksumHolds compares a header with its checksum: the sum of its bytes, with
+// spaces for the checksum's own. Old programs summed signed bytes.
+func checksumHolds(h *[tarBlock]byte) bool {
+	field := strings.Trim(string(h[tarSumOffset:tarSumOffset+tarSumLen]), " \x00")
+	field, _, _ = strings.Cut(field, "\x00")
+	want, err := strconv.ParseInt(field, 8, 64)
+	if err != nil {
+		return false
+	}
+	var unsigned, signed int64
+	for i, c := range h {
+		if i >= tarSumOffset && i < tarSumOffset+tarSumLen {
+			c = ' '
+		}
+		unsigned += int64(c)
+		signed += int64(int8(c)) //nolint:gosec // the sign is the point
+	}
+	return want == unsigned || want == signed
 }
 
 // endPAX reads the records of a complete PAX header.

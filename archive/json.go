@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -82,7 +83,7 @@ type jsonLevel struct {
 func (l *jsonLevel) wantsKey() bool { return l.object && !l.inValue }
 
 func (l *jsonLevel) addKey(key string) bool {
-	key = strings.ToLower(key)
+	key = strings.Map(foldRune, key)
 	if l.keys == nil {
 		l.keys = map[string]bool{}
 	}
@@ -92,6 +93,17 @@ func (l *jsonLevel) addKey(key string) bool {
 	l.keys[key] = true
 	l.inValue = true
 	return true
+}
+
+// foldRune maps all runes that encoding/json takes for one, such as S, s and U+017F, to one.
+func foldRune(r rune) rune {
+	for {
+		next := unicode.SimpleFold(r)
+		if next <= r {
+			return next
+		}
+		r = next
+	}
 }
 
 // closeValue notes that the innermost level has had its value.

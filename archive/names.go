@@ -5,6 +5,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	metadata "github.com/checkpoint-restore/checkpointctl/lib"
 )
@@ -91,7 +92,7 @@ func IsPages(name string) bool {
 // CleanName makes the one form of a member's name: without a leading "./" and
 // a final "/". It rejects every name that could mean something outside a folder
 // or that some reader could take for another: absolute, "..", empty or
-// repeated components, NUL, too long or too deep.
+// repeated components, NUL, not UTF-8 (ckarchive.json could not name it), too long or too deep.
 func CleanName(name string) (string, error) {
 	if len(name) > MaxNameBytes {
 		return "", rejectf("name of %d bytes, the limit is %d", len(name), MaxNameBytes)
@@ -100,6 +101,8 @@ func CleanName(name string) (string, error) {
 	switch {
 	case clean == "" || clean == ".":
 		return "", rejectf("empty name")
+	case !utf8.ValidString(clean):
+		return "", rejectf("name is not UTF-8")
 	case strings.ContainsRune(clean, 0):
 		return "", rejectf("name holds a NUL")
 	case path.IsAbs(clean):

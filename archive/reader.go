@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strings"
 )
 
 // ReaderOptions adjust a [Reader].
@@ -68,13 +69,13 @@ func (r *Reader) Next(ctx context.Context) (Entry, io.Reader, error) {
 }
 
 func (r *Reader) next(ctx context.Context) (Entry, io.Reader, error) {
-	if err := ctx.Err(); err != nil {
-		return Entry{}, nil, context.Cause(ctx)
-	}
 	for {
+		if ctx.Err() != nil {
+			return Entry{}, nil, context.Cause(ctx)
+		}
 		h, err := r.tar.Next()
 		if errors.Is(err, io.EOF) {
-			return r.end()
+			return r.end(ctx)
 		}
 		if err != nil {
 			return Entry{}, nil, r.headerError(err)
@@ -97,8 +98,8 @@ func (r *Reader) next(ctx context.Context) (Entry, io.Reader, error) {
 }
 
 // end is reached when archive/tar saw an end, which it also does where there is none.
-func (r *Reader) end() (Entry, io.Reader, error) {
-	if err := r.frames.finish(); err != nil {
+func (r *Reader) end(ctx context.Context) (Entry, io.Reader, error) {
+	if err := r.frames.finish(ctx); err != nil {
 		return Entry{}, nil, err
 	}
 	if r.entries == 0 {
@@ -111,8 +112,6 @@ func (r *Reader) headerError(err error) error {
 	switch {
 	case errors.Is(err, ErrRejected):
 		return err
-	case errors.Is(err, tar.ErrHeader) && r.entries == 0:
-		return fmt.Errorf("%w: no tar header where the first should be", ErrNotArchive)
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
 		return rejectf("damaged tar header after %d members: %w", r.entries, err)
 	}
@@ -128,8 +127,15 @@ func (r *Reader) accept(h *tar.Header) (Entry, error) {
 	e := Entry{Name: name, Mode: h.FileInfo().Mode().Perm(), ModTime: h.ModTime}
 	switch h.Typeflag {
 	case tar.TypeDir:
+		if h.Size != 0 {
+			// Old tars have no type for directories, only the final slash.
+			return Entry{}, rejectEntry(name, "a directory with a size")
+		}
 		e.Kind = KindDir
 	case tar.TypeReg, tar.TypeCont:
+		if strings.HasSuffix(h.Name, "/") {
+			return Entry{}, rejectEntry(name, "a file with a directory's name, which some readers take for one")
+		}
 		e.Kind, e.Size = KindFile, h.Size
 	default:
 		return Entry{}, rejectEntry(name, "type %q: only regular files and directories are allowed", h.Typeflag)
@@ -159,6 +165,9 @@ func (r *Reader) claim(e Entry) error {
 		}
 	}
 	r.kinds[e.Name] = e.Kind
+	if len(r.kinds) > MaxEntries {
+		return rejectf("more than %d names, folders included", MaxEntries)
+	}
 	return nil
 }
 

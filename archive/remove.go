@@ -18,7 +18,12 @@ var errMountPoint = errors.New("a file system is mounted here")
 // restore can leave the host's cgroups or a root file system below a work
 // directory. A path that is not there is no error.
 func RemoveTree(path string) error {
-	parent, err := os.Open(filepath.Dir(path))
+	// A final slash or dot would make the parent of it another directory.
+	full, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("remove %q: %w", path, err)
+	}
+	parent, err := os.Open(filepath.Dir(full))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -26,7 +31,7 @@ func RemoveTree(path string) error {
 		return fmt.Errorf("remove %q: %w", path, bare(err))
 	}
 	defer parent.Close() //nolint:errcheck // read only
-	if err := removeAt(int(parent.Fd()), filepath.Base(path)); err != nil {
+	if err := removeAt(int(parent.Fd()), filepath.Base(full)); err != nil {
 		return fmt.Errorf("remove %q: %w", path, err)
 	}
 	return nil
@@ -43,10 +48,14 @@ func removeAt(dir int, name string) error {
 	case !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%q: %w", name, err)
 	}
+	unlinkErr := err
 	fd, err := unix.Openat2(dir, name, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
 	})
+	if errors.Is(err, unix.ENOTDIR) {
+		return fmt.Errorf("%q: %w", name, unlinkErr)
+	}
 	if errors.Is(err, unix.EXDEV) {
 		return fmt.Errorf("%q: %w", name, errMountPoint)
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -196,6 +197,9 @@ func annotate(spec []byte, m *Metadata) ([]byte, error) {
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(spec, &raw); err != nil {
 		return nil, fmt.Errorf("read the container's spec: %w", err)
+	}
+	if raw == nil {
+		return nil, errors.New("read the container's spec: it is null")
 	}
 	notes := map[string]string{}
 	if b, ok := raw["annotations"]; ok {

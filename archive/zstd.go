@@ -1,0 +1,124 @@
+package archive
+
+import (
+	"io"
+	"runtime"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// zstdFrameBytes is the content of one frame. Frames are packed side by side on all
+// cores; at 1 MiB the loss of size is below the noise.
+const zstdFrameBytes = 1 << 20
+
+// zstdWriter packs a stream as a sequence of zstd frames, each with its size and
+// checksum. What comes out depends only on what goes in, not on the number
+// of cores or the size of the writes.
+type zstdWriter struct {
+	w       io.Writer
+	enc     *zstd.Encoder
+	fill    *zstdFrame   // takes what is written
+	packing []*zstdFrame // being packed, oldest first
+	spare   []*zstdFrame
+	frames  int64
+	limit   int // of frames being packed at a time
+	err     error
+}
+
+type zstdFrame struct {
+	plain, packed []byte
+	busy          sync.WaitGroup
+}
+
+var _ io.WriteCloser = (*zstdWriter)(nil)
+
+func newZstdWriter(w io.Writer) (*zstdWriter, error) {
+	cores := runtime.GOMAXPROCS(0)
+	// SpeedFastest costs about two per cent of size and saves a third of the time
+	// on memory images.
+	enc, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderConcurrency(cores),
+		zstd.WithZeroFrames(true),
+		zstd.WithEncoderCRC(true))
+	if err != nil {
+		return nil, err
+	}
+	return &zstdWriter{w: w, enc: enc, limit: cores + 1}, nil
+}
+
+// Write implements [io.Writer].
+func (z *zstdWriter) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		if z.err != nil {
+			return len(p) - len(rest), z.err
+		}
+		if z.fill == nil {
+			z.fill = z.take()
+		}
+		n := min(len(rest), zstdFrameBytes-len(z.fill.plain))
+		z.fill.plain = append(z.fill.plain, rest[:n]...)
+		rest = rest[n:]
+		if len(z.fill.plain) == zstdFrameBytes {
+			z.pack()
+			z.writeOut(z.limit - 1)
+		}
+	}
+	return len(p), z.err
+}
+
+func (z *zstdWriter) take() *zstdFrame {
+	if last := len(z.spare) - 1; last >= 0 {
+		f := z.spare[last]
+		z.spare = z.spare[:last]
+		return f
+	}
+	return &zstdFrame{plain: make([]byte, 0, zstdFrameBytes)}
+}
+
+// pack begins to pack the frame that was filled.
+func (z *zstdWriter) pack() {
+	f := z.fill
+	z.fill = nil
+	z.packing = append(z.packing, f)
+	z.frames++
+	f.busy.Go(func() { f.packed = z.enc.EncodeAll(f.plain, f.packed[:0]) })
+}
+
+// writeOut writes the oldest frames until no more than keep are left.
+func (z *zstdWriter) writeOut(keep int) {
+	for len(z.packing) > keep {
+		f := z.packing[0]
+		z.packing = z.packing[1:]
+		f.busy.Wait()
+		if z.err == nil {
+			_, z.err = z.w.Write(f.packed)
+		}
+		f.plain = f.plain[:0]
+		z.spare = append(z.spare, f)
+	}
+}
+
+// Close writes what is left. No goroutine of the writer outlives it.
+func (z *zstdWriter) Close() error {
+	if z.enc == nil {
+		return z.err
+	}
+	if z.fill == nil && z.frames == 0 {
+		z.fill = z.take()
+	}
+	if z.fill != nil {
+		z.pack()
+	}
+	z.writeOut(0)
+	err := z.err
+	if z.err == nil {
+		z.err = errClosed
+	}
+	if cerr := z.enc.Close(); err == nil {
+		err = cerr
+	}
+	z.enc, z.spare = nil, nil
+	return err
+}
