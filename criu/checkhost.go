@@ -72,10 +72,11 @@ func checkMountImages(dir string, names []string) error {
 			if given[m.GetRootDev()] {
 				continue
 			}
-			switch mnt.Fstype(m.GetFstype()) { //nolint:gosec // an enum
+			typ := mnt.Fstype(m.GetFstype()) //nolint:gosec // an enum
+			switch typ {
 			case mnt.Fstype_AUTO, mnt.Fstype_UNSUPPORTED, mnt.Fstype_SIMFS, mnt.Fstype_AUFS:
 				return imageError(name, "mount point %s: file system type %v of source %s is not one of a container",
-					archive.QuoteName(m.GetMountpoint()), mnt.Fstype(m.GetFstype()), archive.QuoteName(m.GetSource()))
+					archive.QuoteName(m.GetMountpoint()), typ, archive.QuoteName(m.GetSource()))
 			}
 		}
 	}

@@ -42,7 +42,7 @@ func (s *session) start(ctx context.Context) (*child, error) {
 	}
 	defer theirs.Close() //nolint:errcheck // CRIU has its own copy
 	// Not CommandContext's own means: CRIU is stopped in steps, see watch.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.bin, "swrk", "3")
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.bin, "swrk", "3") //nolint:gosec // the CRIU that the caller chose
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + searchPath, "HOME=/root", "LC_ALL=C"}
 	if s.configFile != "" {

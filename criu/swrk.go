@@ -189,7 +189,7 @@ func receivedFiles(oob []byte) ([]*os.File, error) {
 		}
 		for _, fd := range fds {
 			unix.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "criu"))
+			files = append(files, os.NewFile(uintptr(fd), "criu")) //nolint:gosec // a descriptor
 		}
 	}
 	return files, nil
@@ -208,8 +208,8 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("make socket for criu: %w", err)
 	}
-	theirs := os.NewFile(uintptr(fds[1]), "criu swrk")
-	ours := os.NewFile(uintptr(fds[0]), "criu client")
+	theirs := os.NewFile(uintptr(fds[1]), "criu swrk") //nolint:gosec // a descriptor
+	ours := os.NewFile(uintptr(fds[0]), "criu client") //nolint:gosec // a descriptor
 	defer ours.Close() //nolint:errcheck // FileConn made a copy
 	c, err := net.FileConn(ours)
 	if err != nil {
