@@ -167,7 +167,7 @@ func refusal(ctx context.Context, c *child, resp *rpc.CriuResp) error {
 	// cr_errmsg holds the first line of the log that looks like an error, which as
 	// a rule is a harmless one; the reason is taken from the log by the caller.
 	if no := resp.GetCrErrno(); no != 0 {
-		return fmt.Errorf("%w: %w", errRefused, unix.Errno(no))
+		return fmt.Errorf("%w: %w", errRefused, unix.Errno(no)) //nolint:gosec // an errno
 	}
 	return errRefused
 }
@@ -189,7 +189,7 @@ func receivedFiles(oob []byte) ([]*os.File, error) {
 		}
 		for _, fd := range fds {
 			unix.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "criu")) //nolint:gosec // a descriptor
+			files = append(files, os.NewFile(uintptr(fd), "criu"))
 		}
 	}
 	return files, nil
@@ -208,8 +208,8 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("make socket for criu: %w", err)
 	}
-	theirs := os.NewFile(uintptr(fds[1]), "criu swrk") //nolint:gosec // a descriptor
-	ours := os.NewFile(uintptr(fds[0]), "criu client") //nolint:gosec // a descriptor
+	theirs := os.NewFile(uintptr(fds[1]), "criu swrk")
+	ours := os.NewFile(uintptr(fds[0]), "criu client")
 	defer ours.Close() //nolint:errcheck // FileConn made a copy
 	c, err := net.FileConn(ours)
 	if err != nil {
