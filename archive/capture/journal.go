@@ -74,6 +74,33 @@ func newJournal(ctx context.Context, spool string, rec record) (_ *journal, err 
 	return j, j.write(ctx)
 }
 
+// share lets the processes that this one starts inherit the lock: a CRIU that outlives it is
+// still at work on the container, and whoever recovers has to wait for it.
+func (j *journal) share() error {
+	if _, err := unix.FcntlInt(j.lock.Fd(), unix.F_SETFD, 0); err != nil {
+		return fmt.Errorf("share the lock of the spool: %w", err)
+	}
+	return nil
+}
+
+// AfterDeath waits until the run of the directory dir is over: its process and
+// those that it started have ended, or it has finished.
+func AfterDeath(dir string) error {
+	f, err := os.Open(filepath.Join(dir, lockFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_SH)
+		if !errors.Is(err, unix.EINTR) {
+			return errors.Join(err, f.Close())
+		}
+	}
+}
+
 // openJournal takes over the directory of a dead run. A living one is an [ErrBusy].
 func openJournal(dir string) (*journal, error) {
 	lock, err := lockPath(filepath.Join(dir, lockFile))

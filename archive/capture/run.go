@@ -59,6 +59,10 @@ type Job struct {
 	Sink archive.Sink
 	Copy archive.CopyOptions
 
+	// Guard, if set, starts a process that calls [AfterDeath] with the directory and then
+	// [Recover], so that a killed capture does not leave the container paused.
+	Guard func(dir string) error
+
 	// OnPhase, if set, is told when a phase is reached.
 	OnPhase func(Phase)
 }
@@ -73,6 +77,15 @@ func Run(ctx context.Context, spool string, c Container, job Job) error {
 	j, err := begin(ctx, spool, job)
 	if err != nil {
 		return &Error{Phase: Prepared, State: Untouched, Err: err}
+	}
+	if job.Guard != nil {
+		err = job.Guard(j.dir) // before the lock is shared: the guard waits for it
+	}
+	if err == nil {
+		err = j.share()
+	}
+	if err != nil {
+		return &Error{Phase: Prepared, State: Untouched, Err: errors.Join(err, j.remove())}
 	}
 	r := &run{c: c, job: job, journal: j, dir: filepath.Join(j.dir, archiveDir)}
 	if job.EndInDump {

@@ -64,6 +64,16 @@ func (c *exportCmd) Run(ctx context.Context, a *app) (err error) {
 	if err := needRoot("export"); err != nil {
 		return err
 	}
+	if !c.DryRun {
+		// First of all: a container that a killed export left paused is not to be taken for one
+		// that its owner paused.
+		if _, err := a.openStore(ctx, true); err != nil {
+			return err
+		}
+		if err := a.recoverAll(ctx); err != nil {
+			return err
+		}
+	}
 	x, err := c.prepare(ctx, a)
 	if err != nil {
 		return err
@@ -76,12 +86,6 @@ func (c *exportCmd) Run(ctx context.Context, a *app) (err error) {
 		return fmt.Errorf("export container %q: %w", x.ctr.ID, err)
 	}
 	defer unlock()
-	if _, err := a.openStore(ctx, true); err != nil {
-		return err
-	}
-	if err := a.recoverAll(ctx); err != nil {
-		return err
-	}
 	if err := x.checkSpace(a); err != nil {
 		return err
 	}
@@ -289,7 +293,8 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 			p.begin("root file system", 0)
 			return x.collect(ctx, dir)
 		},
-		Sink: out,
+		Sink:  out,
+		Guard: a.startGuard,
 	}
 	var writing *task
 	job.Seal = func(ctx context.Context, dir string) (archive.Source, error) {

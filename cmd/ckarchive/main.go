@@ -15,8 +15,11 @@ import (
 var version = "dev" //nolint:gochecknoglobals // the linker cannot set anything else
 
 func main() {
-	if len(os.Args) == 1 && os.Args[0] == loggerName {
+	switch {
+	case os.Args[0] == loggerName && len(os.Args) == 1:
 		os.Exit(runLogger())
+	case os.Args[0] == guardName && len(os.Args) == 4:
+		os.Exit(runGuard(os.Args[1], os.Args[2], os.Args[3]))
 	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
 }

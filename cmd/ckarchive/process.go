@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ckarchive/ckarchive/archive/capture"
 	"github.com/ckarchive/ckarchive/criu"
 )
 
@@ -86,8 +87,11 @@ type logger struct {
 	proc *os.Process
 }
 
-// loggerName is argv[0] of that process.
-const loggerName = "ckarchive-log"
+// argv[0] of our own processes.
+const (
+	loggerName = "ckarchive-log"
+	guardName  = "ckarchive-guard"
+)
 
 // startLogger starts the process; it ends when all holders of the pipe have.
 func startLogger(path string) (_ *logger, err error) {
@@ -101,21 +105,55 @@ func startLogger(path string) (_ *logger, err error) {
 		return nil, err
 	}
 	defer r.Close() //nolint:errcheck // the logger has its own
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, errors.Join(err, w.Close())
-	}
-	defer null.Close() //nolint:errcheck // never written
-	proc, err := os.StartProcess("/proc/self/exe", []string{loggerName}, &os.ProcAttr{
-		Dir:   "/",
-		Env:   []string{},
-		Files: []*os.File{r, file, null},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
-	})
+	proc, err := startSelf([]string{loggerName}, r, file)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the container's log: %w", err), w.Close())
 	}
 	return &logger{pipe: w, proc: proc}, nil
+}
+
+// startSelf starts this program in a session of its own; in and out may be nil.
+func startSelf(args []string, in, out *os.File) (*os.Process, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close() //nolint:errcheck // never written
+	files := []*os.File{in, out, null}
+	for i, f := range files {
+		if f == nil {
+			files[i] = null
+		}
+	}
+	return os.StartProcess("/proc/self/exe", args, &os.ProcAttr{
+		Dir: "/", Env: []string{"PATH=" + os.Getenv("PATH")}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+}
+
+// startGuard starts the process that puts a capture right whose ckarchive is killed: without it
+// the container would stay paused until the next command.
+func (a *app) startGuard(dir string) error {
+	proc, err := startSelf([]string{guardName, a.cli.Root, a.cli.RunDir, dir}, nil, nil)
+	if err != nil {
+		return fmt.Errorf("start the guard: %w", err)
+	}
+	return proc.Release()
+}
+
+// runGuard is that process.
+func runGuard(root, runDir, dir string) int {
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	a := &app{stdin: os.Stdin, stdout: io.Discard, stderr: io.Discard, getenv: os.Getenv, cli: &cli{Root: root, RunDir: runDir, Quiet: true}}
+	if err := capture.AfterDeath(dir); err != nil {
+		return exitEnvironment
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return 0 // it ended in order
+	}
+	if err := a.recoverAll(context.Background()); err != nil {
+		return exitEnvironment
+	}
+	return 0
 }
 
 // runLogger is that process. It ends with the container and not before.

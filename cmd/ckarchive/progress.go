@@ -51,7 +51,7 @@ const barWidth = 40
 // onTerminal tells whether stderr can show bars.
 func (a *app) onTerminal() bool {
 	f, ok := a.stderr.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && a.getenv("TERM") != "dumb" && a.getenv("NO_COLOR") == ""
+	return ok && term.IsTerminal(int(f.Fd())) && a.getenv("TERM") != "dumb"
 }
 
 // event is one line of --progress json.

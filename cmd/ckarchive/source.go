@@ -91,8 +91,11 @@ func (a *app) openNamed(ctx context.Context, src location, opts sourceOptions) (
 				return in, nil
 			}
 		}
-		if opts.Pull == "never" || onlyLocal(src.ref) || !errors.Is(err, registry.ErrNotFound) {
+		if !errors.Is(err, registry.ErrNotFound) {
 			return nil, err
+		}
+		if opts.Pull == "never" || onlyLocal(src.ref) {
+			return nil, fmt.Errorf("%w: the local store %q has no %s", registry.ErrNotFound, a.cli.Root, src.text)
 		}
 	}
 	repo, err := a.client(opts.Remote).Repository(src.ref.String())
