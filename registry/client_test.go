@@ -271,8 +271,10 @@ func TestStalls(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		}, "no data"},
-		{"manifest", func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/manifests/") },
-			func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no answer"},
+		{
+			"manifest", func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/manifests/") },
+			func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no answer",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -404,7 +406,7 @@ func TestCredentialSearch(t *testing.T) {
 	writeAuth(t, dir+"/config/containers/auth.json", `{"auths":{"quay.test":`+entry("host")+`,"token.test":{"identitytoken":"T"}}}`)
 	writeAuth(t, dir+"/docker/config.json", `{"auths":{"https://old.test/v1/":`+entry("old")+`,"https://index.docker.io/v1/":`+entry("hub")+`,"quay.test":`+entry("last")+`},"credHelpers":{"helped.test":"fake"}}`)
 	helper := "#!/bin/sh\nread host\nprintf '{\"ServerURL\":\"%s\",\"Username\":\"helper\",\"Secret\":\"pw\"}' \"$host\"\n"
-	if err := os.WriteFile(dir+"/docker-credential-fake", []byte(helper), 0o700); err != nil { //nolint:gosec // a program must be executable
+	if err := os.WriteFile(dir+"/docker-credential-fake", []byte(helper), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
@@ -467,7 +469,7 @@ func TestAuthFileFaults(t *testing.T) {
 		}
 	}
 	open := authFor(t, "h.test", "me", "pw")
-	if err := os.Chmod(open, 0o644); err != nil { //nolint:gosec // the fault under test
+	if err := os.Chmod(open, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var warning string

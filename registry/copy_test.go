@@ -171,10 +171,12 @@ func TestPushFaults(t *testing.T) {
 			w.Header().Set("Location", "http://elsewhere.test/upload?_state=secret-state")
 			w.WriteHeader(202)
 		}, ErrRegistry, "another host"},
-		{"manifest refused", func(r *http.Request) bool {
-			return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/")
-		}, 1000,
-			status(403), ErrDenied, "blobs are in the registry"},
+		{
+			"manifest refused", func(r *http.Request) bool {
+				return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/")
+			}, 1000,
+			status(403), ErrDenied, "blobs are in the registry",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -216,7 +218,7 @@ func TestPushFaults(t *testing.T) {
 			if strings.Contains(err.Error(), "secret-state") || strings.Contains(err.Error(), "digest=") {
 				t.Errorf("error tells the query of a URL: %v", err)
 			}
-			if _, ok := f.manifests["a@1"]; ok {
+			if f.has("a@1") {
 				t.Error("the name is there after a failed push")
 			}
 		})
@@ -243,7 +245,7 @@ func TestPushChangedContent(t *testing.T) {
 		if !errors.Is(err, ErrContent) {
 			t.Errorf("%s: got %v, want ErrContent", name, err)
 		}
-		if _, ok := f.blobs["a@"+digest.FromString(layer).String()]; ok || f.count("PUT /v2/a/manifests") != 0 {
+		if f.has("a@"+digest.FromString(layer).String()) || f.count("PUT /v2/a/manifests") != 0 {
 			t.Errorf("%s: it was pushed", name)
 		}
 	}
@@ -482,7 +484,7 @@ func TestStoreArchive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.Close() //nolint:errcheck // read side
+	defer a.Close()
 	for _, name := range []string{"", "a:1", desc.Digest.String()} {
 		if got, err := a.Resolve(ctx, name); err != nil || got.Digest != desc.Digest {
 			t.Errorf("resolve %q: got %v, %v, want %v", name, got.Digest, err, desc.Digest)
@@ -577,7 +579,7 @@ func TestRanges(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer b.Close() //nolint:errcheck // read side
+			defer b.Close()
 			p := make([]byte, 10)
 			_, err = b.ReadAt(p, 5)
 			if tt.want != nil {

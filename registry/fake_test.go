@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +56,15 @@ func (f *fakeRegistry) count(prefix string) int {
 		}
 	}
 	return n
+}
+
+// has tells whether a blob (repository@digest) or a manifest (repository@tag) is there.
+func (f *fakeRegistry) has(key string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, blob := f.blobs[key]
+	_, manifest := f.manifests[key]
+	return blob || manifest
 }
 
 func (f *fakeRegistry) forget() {
@@ -228,13 +236,4 @@ func cut(w http.ResponseWriter) {
 	if err == nil {
 		_ = conn.Close()
 	}
-}
-
-func mustURL(t testing.TB, raw string) *url.URL {
-	t.Helper()
-	u, err := url.Parse(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u
 }

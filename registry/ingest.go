@@ -73,19 +73,6 @@ func (in *ingest) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// reset throws away what was written so far.
-func (in *ingest) reset() error {
-	if err := in.f.Truncate(0); err != nil {
-		return err
-	}
-	if _, err := in.f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	in.size = 0
-	in.hash.Reset()
-	return nil
-}
-
 // digest is the digest of what was written so far.
 func (in *ingest) digest() digest.Digest { return digest.NewDigest(in.alg, in.hash) }
 

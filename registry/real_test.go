@@ -49,7 +49,7 @@ func startRegistry(t *testing.T, env ...string) string {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "serve", config) //nolint:noctx // ended by the cleanup below, after the last request
+	cmd := exec.Command(program, "serve", config)
 	cmd.Env = append(os.Environ(), env...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -164,12 +164,12 @@ func startProxy(t *testing.T, host string, limit int64) string {
 				return
 			}
 			go func() {
-				defer in.Close()                  //nolint:errcheck // a broken connection is the point
-				out, err := net.Dial("tcp", host) //nolint:noctx // ends with the other side
+				defer in.Close()
+				out, err := net.Dial("tcp", host)
 				if err != nil {
 					return
 				}
-				defer out.Close() //nolint:errcheck // likewise
+				defer out.Close()
 				go func() { _, _ = io.Copy(in, out) }()
 				if _, err := io.CopyN(out, in, limit); err != nil {
 					return

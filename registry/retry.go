@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -17,6 +18,11 @@ type Retry struct {
 	Attempt int    // the one that failed, from 1
 	Wait    time.Duration
 	Err     error
+}
+
+// String tells what failed, why, and when it is tried again.
+func (r Retry) String() string {
+	return fmt.Sprintf("%s: try %d of %d: %v; again in %s", r.Op, r.Attempt, tries, r.Err, r.Wait.Round(100*time.Millisecond))
 }
 
 // patience is how this package waits for a registry.

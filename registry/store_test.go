@@ -67,8 +67,10 @@ func pushImage(ctx context.Context, dst pusher, layers ...string) (ocispec.Descr
 	if err != nil {
 		return config, err
 	}
-	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config,
-		Annotations: map[string]string{"org.example": "yes"}}
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config,
+		Annotations: map[string]string{"org.example": "yes"},
+	}
 	for _, l := range layers {
 		desc, err := push(ocispec.MediaTypeImageLayer, []byte(l))
 		if err != nil {
@@ -297,7 +299,7 @@ func TestStoreDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer rc.Close() //nolint:errcheck // read side
+	defer rc.Close()
 	if _, err := io.ReadAll(rc); !errors.Is(err, ErrContent) {
 		t.Errorf("changed blob: got %v, want ErrContent", err)
 	}
@@ -379,8 +381,10 @@ func TestGC(t *testing.T) {
 	kept, dropped := mustImage(t, s, "kept", "shared"), mustImage(t, s, "dropped", "shared")
 	mustTag(t, s, kept, "host.test/kept:1")
 	mustTag(t, s, dropped, "host.test/dropped:1")
-	index, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
-		Manifests: []ocispec.Descriptor{mustImage(t, s, "in an index")}})
+	index, err := json.Marshal(ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{mustImage(t, s, "in an index")},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

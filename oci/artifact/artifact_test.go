@@ -40,7 +40,8 @@ func (m *memStore) OpenBlob(ctx context.Context, desc ocispec.Descriptor) (inter
 	io.ReaderAt
 	io.Closer
 	Size() int64
-}, error) {
+}, error,
+) {
 	raw, err := content.FetchAll(ctx, m, desc)
 	return memReader{bytes.NewReader(raw)}, err
 }
@@ -78,8 +79,10 @@ func testMetadata(t testing.TB) string {
 		FormatVersion: 1, Format: archive.FormatCRIU, Tool: "ckarchive/test",
 		Created: time.Date(2026, 11, 21, 6, 0, 0, 123456789, time.UTC),
 		CRIU:    "4.2.1",
-		Container: archive.Container{ID: strings.Repeat("a", 64), Name: "web", Engine: "podman",
-			Runtime: archive.Runtime{Name: "runc", Version: "runc version 1.1.5"}},
+		Container: archive.Container{
+			ID: strings.Repeat("a", 64), Name: "web", Engine: "podman",
+			Runtime: archive.Runtime{Name: "runc", Version: "runc version 1.1.5"},
+		},
 		Host: archive.Host{Architecture: "amd64", Kernel: "6.18.0", CgroupVersion: "v1", Distribution: "debian", Version: "12"},
 		Base: &archive.Base{Image: "host.test/base:1", ImageID: "sha256:" + strings.Repeat("b", 64), Manifest: "sha256:" + strings.Repeat("c", 64)},
 	}
@@ -116,7 +119,7 @@ func writeImage(t testing.TB, store *memStore, files []file, opts WriterOptions)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close() //nolint:errcheck // after Commit there is nothing left to discard
+	defer w.Close()
 	putAll(t, w, files)
 	if err := w.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -177,7 +180,7 @@ func TestRoundTrip(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer img.Close() //nolint:errcheck // read side
+			defer img.Close()
 			if got, err := readAll(ctx, img); err != nil || got != want {
 				t.Errorf("members differ, or %v", err)
 			}
@@ -327,9 +330,11 @@ func image(t testing.TB, store *memStore, edit func(*ocispec.Manifest, *ocispec.
 		}
 		return desc
 	}
-	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Layers:      []ocispec.Descriptor{push(ocispec.MediaTypeImageLayer, layer.Bytes())},
-		Annotations: map[string]string{podmanName: "c1"}}
+		Annotations: map[string]string{podmanName: "c1"},
+	}
 	config := ocispec.Image{RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer.Bytes())}}}
 	m.Config.MediaType = ocispec.MediaTypeImageConfig
 	edit(&m, &config)
@@ -364,8 +369,10 @@ func TestOpen(t *testing.T) {
 		{"own type without annotations", func(m m, _ c) { m.ArtifactType, m.Annotations = Type, nil }, nil, ""},
 		{"empty config", func(m m, _ c) { m.Config.MediaType = ocispec.MediaTypeEmptyJSON }, nil, ""},
 		{"ordinary image", func(m m, _ c) { m.Annotations = nil }, archive.ErrNotArchive, `not a checkpoint image (type "ordinary image")`},
-		{"helm chart", func(m m, _ c) { m.Annotations, m.Config.MediaType = nil, "application/vnd.cncf.helm.config.v1+json" },
-			archive.ErrNotArchive, `not a checkpoint image (type "application/vnd.cncf.helm.config.v1+json")`},
+		{
+			"helm chart", func(m m, _ c) { m.Annotations, m.Config.MediaType = nil, "application/vnd.cncf.helm.config.v1+json" },
+			archive.ErrNotArchive, `not a checkpoint image (type "application/vnd.cncf.helm.config.v1+json")`,
+		},
 		{"another artifact", func(m m, _ c) { m.ArtifactType = "application/x" }, archive.ErrNotArchive, `(type "application/x")`},
 		{"two layers", func(m m, _ c) { m.Layers = append(m.Layers, m.Layers[0]) }, archive.ErrRejected, "this has 2"},
 		{"no tar", func(m m, _ c) { m.Layers[0].MediaType = "text/plain" }, archive.ErrRejected, "which is no tar"},
@@ -383,7 +390,7 @@ func TestOpen(t *testing.T) {
 			}
 			img, err := Open(t.Context(), store, image(t, store, tt.edit))
 			if err == nil {
-				defer img.Close() //nolint:errcheck // read side
+				defer img.Close()
 				_, err = readAll(t.Context(), img)
 			}
 			if tt.want == nil && err != nil || !errors.Is(err, tt.want) || tt.want != nil && !strings.Contains(err.Error(), tt.text) {
@@ -484,7 +491,7 @@ func TestOpener(t *testing.T) {
 	if err != nil || !ok {
 		t.Fatalf("got %v, %v, want an opener", ok, err)
 	}
-	defer o.Close() //nolint:errcheck // read side
+	defer o.Close()
 	for _, f := range files {
 		b, err := o.Open(ctx, f.name)
 		if err != nil {
