@@ -98,6 +98,7 @@ func newHost(t *testing.T) host {
 	symlink(t, "../../../../../../../.."+h.outside, h.root+"/data/far-escape")
 	symlink(t, h.outside+"/secret", h.root+"/file-escape")
 	symlink(t, "loop", h.root+"/loop")
+	symlink(t, "../data", h.root+"/data/self")
 	return h
 }
 
@@ -115,6 +116,11 @@ func (h host) read(t *testing.T, name string) string {
 func (h host) checkOutside(t *testing.T) {
 	t.Helper()
 	compareTrees(t, snapshot(t, h.outside), h.before)
+	var st unix.Stat_t
+	must(t, unix.Lstat(h.outside+"/secret", &st))
+	if got, want := st.Nlink, uint64(1); uint64(got) != want {
+		t.Errorf("a file outside has %d links, want %d", got, want)
+	}
 	entries, err := os.ReadDir(h.dir)
 	must(t, err)
 	if len(entries) != 2 {
@@ -160,6 +166,16 @@ func TestApplyStaysInside(t *testing.T) {
 				file("data/one", "1"), whiteout("data"), file("data/two", "2"),
 			}, want: map[string]string{"data/one": "(no file)", "data/a": "(no file)", "data/two": "2"},
 		},
+		{
+			name: "link on the way to itself removed", items: []item{
+				link("data/back", "../data"), file("data/back/one", "1"), whiteout("data/back/back"), file("data/back/two", "2"),
+			}, want: map[string]string{"data/one": "1", "data/back/two": "2", "data/two": "(no file)"},
+		},
+		{
+			name: "opaque mark that removes the way to it", items: []item{
+				file("data/self/one", "1"), file("data/self/.wh..wh..opq", ""), file("data/self/two", "2"),
+			}, want: map[string]string{"data/one": "1", "data/self/two": "2", "data/two": "(no file)"},
+		},
 		{name: "file replaces a directory", items: []item{file("data", "flat")}, want: map[string]string{"data": "flat"}},
 		{
 			name: "directory replaces a file", items: []item{dir("data/a"), file("data/a/in", "deep")},
@@ -172,6 +188,10 @@ func TestApplyStaysInside(t *testing.T) {
 		{
 			name: "hard link to a link is that link", items: []item{hardlink("copy", "file-escape"), file("copy", "new")},
 			want: map[string]string{"copy": "new", "file-escape": "(no file)"},
+		},
+		{
+			name: "hard link to a link that leaves", items: []item{hardlink("copy", "file-escape")},
+			want: map[string]string{"copy": "(no file)"},
 		},
 		{
 			name: "hard link to itself", items: []item{hardlink("data/a", "data/a")},
@@ -402,6 +422,13 @@ func TestApplyStopsAtMounts(t *testing.T) {
 		"deletion above":    {deleted: []string{"/run"}},
 		"deletion below":    {deleted: []string{"/run/app/inside"}},
 		"deletion via link": {deleted: []string{"/var/run/app/inside"}},
+
+		"mounted file replaced":   {items: []item{file("data/b", "x")}},
+		"mounted file as target":  {items: []item{hardlink("x", "data/b")}},
+		"mounted file as link":    {items: []item{hardlink("data/b", "data/a")}},
+		"mounted file deleted":    {deleted: []string{"/data/b"}},
+		"mounted file below":      {items: []item{whiteout("data")}},
+		"mounted file and opaque": {items: []item{file("data/.wh..wh..opq", "")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
@@ -410,6 +437,8 @@ func TestApplyStopsAtMounts(t *testing.T) {
 			write(t, h.outside+"/inside", "mounted")
 			h.before = snapshot(t, h.outside)
 			defer func() { must(t, unix.Unmount(h.root+"/run/app", 0)) }()
+			must(t, unix.Mount(h.outside+"/secret", h.root+"/data/b", "", unix.MS_BIND, ""))
+			defer func() { must(t, unix.Unmount(h.root+"/data/b", 0)) }()
 			diff := makeTar(t, append([]item{dir("/")}, test.items...)...)
 			err := rootfs.Apply(t.Context(), h.root, bytes.NewReader(diff), test.deleted, rootfs.ApplyOptions{})
 			if err == nil || !strings.Contains(err.Error(), "a file system is mounted there") {

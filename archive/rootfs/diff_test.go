@@ -43,6 +43,8 @@ func newFixture(t *testing.T, extra string) fixture {
 	unmount := mountOverlay(t, p("m2"), p("l2"), []string{p("l1")}, extra)
 	buildSecond(t, p("m2"))
 	unmount()
+	// Engines that unpack images mark no directory that replaces a file.
+	write(t, p("l2/layers/flips/middle"), "second layer\n")
 	mountOverlay(t, p("m2"), "", f.lowers, extra)
 	must(t, rootfs.CopyTree(t.Context(), p("m2"), f.base))
 	mkdir(t, f.upper, 0o755)
@@ -162,6 +164,11 @@ func TestDirectoryRoundTrip(t *testing.T) {
 	_, overlay := f.diff(t)
 	if got, want := res.Deleted, overlay.Deleted; !slices.Equal(got, want) {
 		t.Errorf("deletions by comparison %q\n of the overlay %q", got, want)
+	}
+	for _, gone := range []string{"/layers/opaque-twice/middle", "/layers/flips/middle"} {
+		if !slices.Contains(res.Deleted, gone) {
+			t.Errorf("the list of deletions lacks %q", gone)
+		}
 	}
 	for _, name := range []string{"data/same", "data/untouched", "data/untouched/deep/file", "abslink"} {
 		if slices.Contains(tarNames(t, out.Bytes()), name) {
@@ -399,6 +406,11 @@ func TestLayers(t *testing.T) {
 					t.Errorf("layers for process %d: %q, %q, %v, want %q, %q", pid, gotUpper, gotLowers, ok, upper, want)
 				}
 			}
+			must(t, unix.Mount("tmpfs", target, "tmpfs", 0, "size=64k"))
+			if _, _, ok, err := rootfs.Layers(0, target); ok || err != nil {
+				t.Errorf("an overlay below another mount: %v, %v, want false without error", ok, err)
+			}
+			must(t, unix.Unmount(target, 0))
 			if _, _, ok, err := rootfs.Layers(0, dir); ok || err != nil {
 				t.Errorf("a directory that is no mount: %v, %v, want false without error", ok, err)
 			}
@@ -522,7 +534,10 @@ func TestDirectoryFindsChanges(t *testing.T) {
 			write(t, root+"/h2", "linked")
 		}, []string{"h2"}},
 		{"deleted", func(t *testing.T, root string) { must(t, os.RemoveAll(root+"/d")) }, []string{".wh.d"}},
-		{"skipped", func(t *testing.T, root string) { write(t, root+"/run/secrets/x/y", "z") }, nil},
+		{"skipped", func(t *testing.T, root string) {
+			write(t, root+"/run/secrets/x/y", "z")
+			write(t, root+"/run/other/x", "z")
+		}, nil},
 		{"replaced by a socket", func(t *testing.T, root string) {
 			must(t, os.Remove(root+"/d/a"))
 			makeSocket(t, root+"/d/a")
@@ -536,14 +551,16 @@ func TestDirectoryFindsChanges(t *testing.T) {
 			must(t, os.Link(base+"/h1", base+"/h2"))
 			symlink(t, "d/a", base+"/l")
 			mkdir(t, base+"/run/secrets", 0o755)
+			mkdir(t, base+"/run/other", 0o755)
 			mkdir(t, base+"/var", 0o755)
-			symlink(t, "/run", base+"/var/run")
+			symlink(t, "../run", base+"/var/run")
+			symlink(t, "/var/run", base+"/var/lock")
 			root := filepath.Join(t.TempDir(), "root")
 			must(t, rootfs.CopyTree(t.Context(), base, root))
 			test.change(t, root)
 			var out bytes.Buffer
-			// The path goes through a link, as that of a mount in a container may.
-			opts := rootfs.Options{Skip: []string{"/var/run/secrets"}}
+			// The paths go through links, as those of mounts in a container may.
+			opts := rootfs.Options{Skip: []string{"/var/run/secrets", "/var/lock/other"}}
 			res, err := rootfs.Directory(t.Context(), &out, base, root, opts)
 			must(t, err)
 			if got, want := tarNames(t, out.Bytes())[1:], test.want; !slices.Equal(got, want) {

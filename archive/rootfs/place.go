@@ -32,13 +32,10 @@ func (a *applier) makeRoom(dir int, base string, e entry) error {
 	return a.removeFound(dir, base, st)
 }
 
-// removeFound removes a file that is there.
+// removeFound removes a file that is there, unless something is mounted on it.
 func (a *applier) removeFound(dir int, base string, st attr) error {
-	if st.mount != a.mount {
-		return errMounted
-	}
 	if !st.isRegular() {
-		a.stale = true // the way to the last directory may have led through it
+		a.stale = true // links may have led through it to the last directory
 	}
 	return removeAt(dir, base)
 }

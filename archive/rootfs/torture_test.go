@@ -36,7 +36,7 @@ func buildBase(t *testing.T, root string) {
 		"data/deldir/a", "data/deldir/sub/b",
 		"data/opaque/a", "data/opaque/keep", "data/opaque/sub/b", "data/opaque/sub/c", "data/opaque/gone/d", "data/opaque/to-file/e",
 		"data/dir-chmod/a", "data/xattr-dropped", "data/untouched/deep/file", "skipped/in/base", "skipped-file",
-		"layers/hidden", "layers/opaque/old", "data/" + strings.Repeat("l", 255),
+		"layers/hidden", "layers/opaque/old", "layers/opaque-twice/old", "layers/flips", "data/" + strings.Repeat("l", 255),
 	} {
 		write(t, p(f), "base of "+f+"\n")
 	}
@@ -58,6 +58,8 @@ func buildSecond(t *testing.T, merged string) {
 	must(t, os.Remove(p("layers/hidden")))
 	must(t, os.RemoveAll(p("layers/opaque")))
 	write(t, p("layers/opaque/new"), "second layer\n")
+	must(t, os.RemoveAll(p("layers/opaque-twice")))
+	write(t, p("layers/opaque-twice/middle"), "second layer\n")
 	write(t, p("layers/second"), "second layer\n")
 	write(t, p("layers/deleted-later"), "second layer\n")
 	write(t, p("data/file-of-two"), "second layer\n")
@@ -84,6 +86,10 @@ func torture(t *testing.T, merged string) {
 	must(t, unix.Removexattr(p("data/xattr-dropped"), "user.old"))
 	must(t, os.Remove(p("layers/deleted-later")))
 	must(t, os.RemoveAll(p("layers/opaque")))
+	must(t, os.RemoveAll(p("layers/opaque-twice")))
+	write(t, p("layers/opaque-twice/new"), "top layer\n")
+	must(t, os.RemoveAll(p("layers/flips")))
+	write(t, p("layers/flips/new"), "top layer\n")
 	write(t, p("skipped/in/container"), "below a mount")
 	must(t, os.Remove(p("skipped/in/base")))
 	write(t, p("skipped-file"), "a mounted file")
