@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
 	"strings"
 )
 
@@ -28,7 +27,7 @@ type Reader struct {
 	max     int64
 	total   int64
 	entries int
-	kinds   map[string]Kind // every name so far, parents included as directories
+	names   claims
 	err     error
 }
 
@@ -51,7 +50,7 @@ func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
 		unpack: plain,
 		packed: packed,
 		max:    limit,
-		kinds:  map[string]Kind{},
+		names:  claims{},
 	}, nil
 }
 
@@ -112,6 +111,8 @@ func (r *Reader) headerError(err error) error {
 	switch {
 	case errors.Is(err, ErrRejected):
 		return err
+	case !r.frames.any && errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%w: it is shorter than a tar header", ErrNotArchive)
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
 		return rejectf("damaged tar header after %d members: %w", r.entries, err)
 	}
@@ -147,32 +148,11 @@ func (r *Reader) accept(h *tar.Header) (Entry, error) {
 		return Entry{}, rejectEntry(name, "members of more than %d bytes in all", r.max)
 	}
 	r.total += e.Size
-	return e, r.claim(e)
+	if err := r.names.add(e); err != nil {
+		return Entry{}, &EntryError{Op: "read", Name: name, Err: err}
+	}
+	return e, nil
 }
-
-// claim rejects a second entry of one name and anything below a file.
-func (r *Reader) claim(e Entry) error {
-	// A directory may follow its content: "tar" makes no promise of order.
-	if old, ok := r.kinds[e.Name]; ok && (old != kindImplied || e.Kind != KindDir) {
-		return rejectEntry(e.Name, "the name occurs twice")
-	}
-	for dir := path.Dir(e.Name); dir != "."; dir = path.Dir(dir) {
-		switch old, ok := r.kinds[dir]; {
-		case !ok:
-			r.kinds[dir] = kindImplied
-		case old == KindFile:
-			return rejectEntry(e.Name, "it lies below the file %s", QuoteName(dir))
-		}
-	}
-	r.kinds[e.Name] = e.Kind
-	if len(r.kinds) > MaxEntries {
-		return rejectf("more than %d names, folders included", MaxEntries)
-	}
-	return nil
-}
-
-// kindImplied marks a directory that only occurred as the parent of a member.
-const kindImplied Kind = 0xff
 
 // Close implements [Source]. It does not close the stream given to [NewReader].
 func (r *Reader) Close() error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
@@ -101,6 +102,8 @@ func (a *app) main(ctx context.Context, args []string) (status int) {
 	}
 	kctx, err := parser.Parse(args)
 	if err != nil {
+		// Parsing stopped somewhere, maybe before the flag.
+		a.cli.JSON = a.cli.JSON || slices.Contains(args, "--json")
 		return a.fail(usageOf(err))
 	}
 	kctx.BindTo(ctx, (*context.Context)(nil))
