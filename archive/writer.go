@@ -21,6 +21,7 @@ const (
 // checkpoint/ directory. The same entries give the same bytes.
 type Writer struct {
 	tar       *tar.Writer
+	names     claims
 	haveImage bool
 	err       error
 }
@@ -29,7 +30,7 @@ var _ Sink = (*Writer)(nil)
 
 // NewWriter writes the tar to w, uncompressed; see [Compress]. Commit ends the
 // tar; it neither flushes nor closes w.
-func NewWriter(w io.Writer) *Writer { return &Writer{tar: tar.NewWriter(w)} }
+func NewWriter(w io.Writer) *Writer { return &Writer{tar: tar.NewWriter(w), names: claims{}} }
 
 // Put implements [Sink]. The entry's size must be known.
 func (w *Writer) Put(ctx context.Context, e Entry, r io.Reader) error {
@@ -47,11 +48,17 @@ func (w *Writer) put(ctx context.Context, e Entry, r io.Reader) error {
 	if name, err := CleanName(e.Name); err != nil || name != e.Name {
 		return &EntryError{Op: "write", Name: e.Name, Err: errors.New("not a clean name")}
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if e.Name == CheckpointDir && e.Kind == KindDir {
 		if w.haveImage {
 			return nil // its place is before the first image
 		}
 		w.haveImage = true
+	}
+	if err := w.names.add(e); err != nil {
+		return &EntryError{Op: "write", Name: e.Name, Err: err}
 	}
 	if strings.HasPrefix(e.Name, CheckpointDir+"/") && !w.haveImage {
 		// checkpointctl recognises a checkpoint by this entry.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -87,7 +88,8 @@ func (e *interruptedError) Error() string { return "interrupted by " + e.signal.
 // classes are the exit statuses by what errors.Is finds, in order of precedence.
 func classes() []class {
 	return []class{
-		{archive.ErrRejected, exitRejected, ""},
+		{archive.ErrNotArchive, exitRejected, "ckarchive reads its own archives and those of Podman, CRI-O and containerd"},
+		{archive.ErrRejected, exitRejected, "do not use it: fetch it again, or make another one"},
 		{registry.ErrContent, exitRejected, "the registry gave other content than its manifest promises; do not use it"},
 		{runtime.ErrNotFound, exitNotFound, "runc list, crun list or ckarchive list --containers show what is there; --runtime-root names another state directory"},
 		{archive.ErrNotFound, exitNotFound, ""},
@@ -100,7 +102,11 @@ func classes() []class {
 		{archive.ErrNoSpace, exitEnvironment, "free some space, or choose another place with --root"},
 		{syscall.ENOSPC, exitEnvironment, "free some space, or choose another place"},
 		{fs.ErrPermission, exitEnvironment, "run it as root"},
+		{registry.ErrReference, exitUsage, "write HOST/REPOSITORY:TAG"},
+		{registry.ErrBusy, exitEnvironment, "wait for the other ckarchive to end"},
+		{registry.ErrAuthFile, exitEnvironment, "mend the file, or name another one with --authfile"},
 		{registry.ErrDenied, exitRegistry, "ckarchive login HOST stores credentials"},
+		{registry.ErrExists, exitEnvironment, "choose another tag, or leave out --if-absent"},
 		{registry.ErrUnreachable, exitRegistry, "check the host name, the port and the network; --plain-http talks to a registry without TLS"},
 	}
 }
@@ -167,10 +173,15 @@ func statusByType(err error) (status int, hint string) {
 		return exitEnvironment, "grant what you trust on the command line"
 	case errors.As(err, &environment):
 		return exitEnvironment, ""
-	case errors.As(err, &registered) && !errors.Is(err, registry.ErrContent) && !errors.Is(err, registry.ErrNotFound):
+	case errors.Is(err, registry.ErrRegistry), errors.As(err, &registered) && !known(err):
 		return exitRegistry, registryHint(err)
 	}
 	return 0, ""
+}
+
+// known tells whether the table of classes has the error.
+func known(err error) bool {
+	return slices.ContainsFunc(classes(), func(c class) bool { return errors.Is(err, c.is) })
 }
 
 func registryHint(err error) string {
