@@ -524,7 +524,9 @@ func TestEveryPrefixIsRejected(t *testing.T) {
 	must(t, rootfs.Check(t.Context(), bytes.NewReader(append(diff, make([]byte, 10240)...)), rootfs.ApplyOptions{}))
 }
 
-// FuzzApply applies arbitrary bytes and deletions to a root with links that lead out of it.
+// FuzzApply applies arbitrary bytes and deletions to a root with links that lead out of it. Run it
+// with -fuzzminimizetime 10x: the coverage of the decompressors' goroutines varies, and minimizing
+// what only seems interesting takes all the time.
 func FuzzApply(f *testing.F) {
 	for _, seed := range [][]item{
 		{dir("/"), file("data/a", "x"), whiteout("data/b")},

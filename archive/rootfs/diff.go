@@ -44,10 +44,11 @@ type Result struct {
 
 // Overlay writes to w what changed in an overlay mount: upper and lowers, the
 // top one first, are its layers as [Layers] gives them, merged is where it is
-// mounted. Without upper, as of a read-only mount, nothing changed. The container must be frozen. Where the upper layer refers to those below
-// it (overlay's options metacopy and redirect_dir), and where its marks cannot be
-// read for want of CAP_SYS_ADMIN, the merged tree is compared with the lower layers
-// instead; Result.Method tells.
+// mounted, also as /proc/PID/root. Without upper, as of a read-only mount, nothing
+// changed. The container must be frozen. Where the upper layer refers to those
+// below it (overlay's options metacopy and redirect_dir), and where its marks
+// cannot be read for want of CAP_SYS_ADMIN, the merged tree is compared with the
+// lower layers instead; Result.Method tells.
 func Overlay(ctx context.Context, w io.Writer, upper string, lowers []string, merged string, opts Options) (Result, error) {
 	marks, readable, err := marksPrefix(merged)
 	if err != nil {

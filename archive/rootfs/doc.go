@@ -21,7 +21,8 @@
 // POSIX ACLs. Overlay's own marks, trusted.* and the labels that a host's
 // security module gives (SELinux, Smack, EVM) are left out. An entry's attributes
 // are complete: [Apply] removes those that it does not name. Sockets are in no
-// tar; they are reported. Holes in files are read as zeros.
+// tar; they are reported. Holes in files are read as zeros. Owners are those that
+// the caller sees: for a container in a user namespace, the host's numbers.
 //
 // # Trust
 //
