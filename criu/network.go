@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// raiseLoopback sets lo up in the network namespace of a process. Images of a
+// RaiseLoopback sets lo up in the network namespace of a process. Images of a
 // dump without network hold no interfaces, and connections over lo could not be
 // restored.
-func raiseLoopback(pid int) error {
+func RaiseLoopback(pid int) error {
 	ns, err := os.Open(procPath(pid, "ns", "net"))
 	if err != nil {
 		return fmt.Errorf("set up lo: %w", err)

@@ -200,7 +200,7 @@ func (r *restore) notify(ctx context.Context, n notification) (*rpc.CriuOpts, er
 
 func (r *restore) setupNamespaces(ctx context.Context) error {
 	if p, ok := namespacePath(r.opts.Spec, specs.NetworkNamespace); ok && p == "" {
-		if err := raiseLoopback(r.pid); err != nil {
+		if err := RaiseLoopback(r.pid); err != nil {
 			return err
 		}
 	}

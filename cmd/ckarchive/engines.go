@@ -105,6 +105,15 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 	if err := os.WriteFile(configPath, config, 0o600); err != nil {
 		return err
 	}
+	if ownNetwork(spec) && !r.ownBundle() {
+		hooked, err := withLoopback(spec)
+		if err != nil {
+			return err
+		}
+		if err := r.writeConfig(hooked); err != nil {
+			return err
+		}
+	}
 	in, out, errs, err := r.stdio()
 	if err != nil {
 		return err
@@ -122,6 +131,10 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 	})
 	if err != nil {
 		return criu.ByRuntime("restore", filepath.Join(work, criu.RestoreLog), err)
+	}
+	// The hook has done its work, and is no part of the container.
+	if err := r.writeBundle(spec); err != nil {
+		r.app.warn("write the bundle of container %q again: %v", r.id, err)
 	}
 	return r.found(ctx, pid)
 }

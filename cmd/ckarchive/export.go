@@ -27,7 +27,7 @@ type exportCmd struct {
 	LeaveRunning bool          `short:"R" help:"Let the container go on after the dump."`
 	Compress     string        `help:"zstd, gzip or none; by default what the name of a file says, else zstd." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 	Base         string        `help:"Pristine root file system (a directory), or the name of the base image; only what differs is archived. Without it, an overlay's upper layer or the whole tree is." placeholder:"DIR|IMAGE"`
-	Force        bool          `short:"f" help:"Replace an existing file or name."`
+	Force        bool          `short:"f" help:"Replace an existing file; export although joined processes are lost."`
 	Delete       bool          `help:"Delete the stopped container from its runtime when the archive is complete."`
 	Timeout      time.Duration `help:"Give up the dump after this time; the container goes on." default:"10m"`
 	Name         string        `help:"Name of the container in the archive, instead of its ID." placeholder:"NAME"`
@@ -147,7 +147,24 @@ func (c *exportCmd) prepare(ctx context.Context, a *app) (*export, error) {
 	if x.criu, err = a.findCRIU(ctx); err != nil {
 		return nil, err
 	}
+	if err := x.checkStrays(); err != nil {
+		return nil, err
+	}
 	return x, x.describe(ctx)
+}
+
+// checkStrays refuses a container with processes that CRIU would not see: it dumps the tree of
+// the first process, and what joined by "runc exec" is not below it.
+func (x *export) checkStrays() error {
+	strays, err := criu.Strays(x.ctr.PID)
+	if err != nil {
+		return err
+	}
+	if len(strays) == 0 || x.cmd.Force {
+		return nil
+	}
+	return withHint(&environmentError{fmt.Errorf("container %q has processes that joined it and would be lost: %v", x.ctr.ID, strays)},
+		"end them first (an exec session, a debugger), or accept the loss with --force")
 }
 
 func (f runtimeFlags) find(a *app) runtime.FindOptions {

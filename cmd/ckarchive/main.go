@@ -18,6 +18,8 @@ func main() {
 	switch {
 	case os.Args[0] == loggerName && len(os.Args) == 1:
 		os.Exit(runLogger())
+	case os.Args[0] == loopbackName:
+		os.Exit(runLoopback())
 	case os.Args[0] == guardName && len(os.Args) == 4:
 		os.Exit(runGuard(os.Args[1], os.Args[2], os.Args[3]))
 	}

@@ -361,12 +361,16 @@ func (r *restore) writeBundle(spec *specs.Spec) error {
 	if err := r.makeBundle(); err != nil {
 		return err
 	}
-	path := filepath.Join(r.bundle, "config.json")
+	return r.writeConfig(spec)
+}
+
+// writeConfig writes the bundle's config.json.
+func (r *restore) writeConfig(spec *specs.Spec) error {
 	b, err := json.MarshalIndent(spec, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(b, '\n'), 0o600)
+	return os.WriteFile(filepath.Join(r.bundle, "config.json"), append(b, '\n'), 0o600)
 }
 
 // claim takes the ID for this process and makes the container's home.
