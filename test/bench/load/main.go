@@ -1,0 +1,132 @@
+// Command load is the container that the benchmark freezes: it fills its memory,
+// changes its root file system a little and then appends the time to a file
+// every millisecond.
+//
+//	load MIB DIR
+//
+// In DIR it writes ticks, one time per line in nanoseconds since 1970. When DIR/check
+// appears, it writes the checksum of its memory to DIR/sum and removes check; the first
+// sum is there before the first tick.
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "load:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) != 2 {
+		return errors.New("usage: load MIB DIR")
+	}
+	mib, err := strconv.Atoi(args[0])
+	if err != nil || mib <= 0 {
+		return fmt.Errorf("%q is no number of MiB", args[0])
+	}
+	memory, err := syscall.Mmap(-1, 0, mib<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	if err != nil {
+		return fmt.Errorf("map %d MiB: %w", mib, err)
+	}
+	fill(memory)
+	if err := changeRoot(); err != nil {
+		return err
+	}
+	dir := args[1]
+	if err := writeSum(dir, memory); err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		if err := tick(filepath.Join(dir, "ticks")); err != nil {
+			return err
+		}
+		if n%64 == 0 {
+			if err := answerCheck(dir, memory); err != nil {
+				return err
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// pieceBytes is how much of one kind of content lies together.
+const pieceBytes = 64 << 10
+
+// fill makes of every twelve pieces three of zeros, four of text and five of
+// random bytes. All pages are written, so that even the zeros are in the dump.
+func fill(memory []byte) {
+	random := rand.NewChaCha8([32]byte{'c', 'k', 'a', 'r', 'c', 'h', 'i', 'v', 'e'})
+	numbers := rand.New(random) //nolint:gosec // content of a benchmark
+	line := 0
+	for n := 0; n*pieceBytes < len(memory); n++ {
+		piece := memory[n*pieceBytes : min(len(memory), (n+1)*pieceBytes)]
+		switch n % 12 {
+		case 0, 4, 8:
+			clear(piece)
+			for i := 0; i < len(piece); i += 4096 {
+				piece[i] = 0 // clear may not touch what is zero already
+			}
+		case 1, 3, 6, 10:
+			text := piece[:0]
+			for len(text) < len(piece) {
+				line++
+				b := fmt.Appendf(nil, "{\"id\":%d,\"user\":\"user-%d\",\"state\":\"active\",\"score\":%d,\"tags\":[\"alpha\",\"beta\"]}\n",
+					line, numbers.IntN(100000), numbers.IntN(1000))
+				text = append(text, b[:min(len(b), len(piece)-len(text))]...)
+			}
+		default:
+			// ChaCha8's Read never fails.
+			_, _ = random.Read(piece)
+		}
+	}
+}
+
+// changeRoot gives the archive of the root file system something to hold.
+func changeRoot() error {
+	if err := os.WriteFile("/changed", bytes.Repeat([]byte("changed\n"), 1<<17), 0o644); err != nil {
+		return err
+	}
+	if err := os.Remove("/etc/removed"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func tick(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%d\n", time.Now().UnixNano())
+	return errors.Join(err, f.Close())
+}
+
+func answerCheck(dir string, memory []byte) error {
+	request := filepath.Join(dir, "check")
+	if _, err := os.Stat(request); err != nil {
+		return nil //nolint:nilerr // not asked
+	}
+	if err := writeSum(dir, memory); err != nil {
+		return err
+	}
+	return os.Remove(request)
+}
+
+func writeSum(dir string, memory []byte) error {
+	sum := crc32.Checksum(memory, crc32.MakeTable(crc32.Castagnoli))
+	return os.WriteFile(filepath.Join(dir, "sum"), fmt.Appendf(nil, "%08x\n", sum), 0o644)
+}
