@@ -25,7 +25,7 @@ func (x *export) dump(ctx context.Context, a *app, dir string, frozen func(conte
 	images := filepath.Join(dir, archive.CheckpointDir)
 	var err error
 	if x.cmd.Engine == "runtime" {
-		err = x.dumpByRuntime(ctx, a, images, dir)
+		err = x.dumpByRuntime(ctx, images, dir)
 	} else {
 		err = x.dumpDirectly(ctx, images, dir, frozen)
 	}
@@ -60,7 +60,7 @@ func (x *export) dumpDirectly(ctx context.Context, images, work string, frozen f
 
 // dumpByRuntime uses the runtime's own checkpoint command. What it does not tell is read from
 // the images.
-func (x *export) dumpByRuntime(ctx context.Context, a *app, images, work string) error {
+func (x *export) dumpByRuntime(ctx context.Context, images, work string) error {
 	if err := os.Mkdir(images, 0o700); err != nil {
 		return err
 	}

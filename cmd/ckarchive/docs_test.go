@@ -10,7 +10,7 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-var update = flag.Bool("update", false, "write the pages in docs/verbs instead of comparing them") //nolint:gochecknoglobals // a flag of the test
+var update = flag.Bool("update", false, "write the pages in docs/verbs instead of comparing them")
 
 // repository is the top of the checkout, as this package's tests see it.
 const repository = "../.."

@@ -94,7 +94,7 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 	flags := r.flags()
 	work := filepath.Join(r.home, "work")
 	empty := filepath.Join(r.home, "empty")
-	if err := os.Mkdir(empty, 0o755); err != nil { //nolint:gosec // shown to the container
+	if err := os.Mkdir(empty, 0o755); err != nil {
 		return err
 	}
 	config, err := criu.ConfigFile(ctx, images, spec, r.cmd.MapMount, criu.ConfigOptions{EmptyDir: empty, TCPClose: flags.TCPClose})
@@ -142,7 +142,7 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 // restoreDirectly uses CRIU and keeps a record, by which ckarchive is the runtime.
 func (r *restore) restoreDirectly(ctx context.Context, images string, spec *specs.Spec) error {
 	work, empty := filepath.Join(r.home, "work"), filepath.Join(r.home, "empty")
-	if err := os.Mkdir(empty, 0o755); err != nil { //nolint:gosec // shown to the container
+	if err := os.Mkdir(empty, 0o755); err != nil {
 		return err
 	}
 	in, out, errs, err := r.stdio()

@@ -55,11 +55,11 @@ type hintedError struct {
 func (e *hintedError) Error() string { return e.err.Error() }
 func (e *hintedError) Unwrap() error { return e.err }
 
-func withHint(err error, format string, args ...any) error {
+func withHint(err error, hint string) error {
 	if err == nil {
 		return nil
 	}
-	return &hintedError{err: err, hint: fmt.Sprintf(format, args...)}
+	return &hintedError{err: err, hint: hint}
 }
 
 // environmentError is a host that cannot do what was asked.

@@ -32,9 +32,6 @@ type location struct {
 // localHost is the host of names that only mean the local store.
 const localHost = "localhost"
 
-// archiveSuffixes make a word without a slash a file.
-var archiveSuffixes = []string{".tar", ".tar.zst", ".tar.gz", ".tgz", ".tzst"}
-
 // parseLocation reads one SRC or DEST. A word is a path if it begins with / or .,
 // ends like an archive, or is the name of an existing file.
 func parseLocation(s string) (location, error) {
@@ -65,7 +62,7 @@ func isPath(s string) bool {
 	if strings.HasPrefix(s, "/") || s == "." || strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../") {
 		return true
 	}
-	for _, suffix := range archiveSuffixes {
+	for _, suffix := range []string{".tar", ".tar.zst", ".tar.gz", ".tgz", ".tzst"} {
 		if strings.HasSuffix(s, suffix) {
 			return true
 		}

@@ -12,7 +12,7 @@ import (
 )
 
 // version is set by the linker.
-var version = "dev" //nolint:gochecknoglobals // the linker cannot set anything else
+var version = "dev"
 
 func main() {
 	switch {

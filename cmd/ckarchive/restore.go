@@ -24,8 +24,8 @@ type restoreCmd struct {
 	runtimeFlags
 	Engine        string            `help:"Who restores: an OCI runtime, which then manages the container, or ckarchive directly through CRIU." enum:"runtime,direct" default:"runtime" env:"CKARCHIVE_ENGINE"`
 	Bundle        string            `help:"Bundle to restore in: its config.json is used as it is, if there is one; else it is made there." type:"path" placeholder:"DIR"`
-	Rootfs        string            `help:"Root file system to restore in, changed in place: a copy of the base." type:"existingdir" placeholder:"DIR"`
-	Base          string            `help:"Pristine base root file system; a copy of it is made for the container." type:"existingdir" placeholder:"DIR"`
+	Rootfs        string            `help:"Root file system to restore in, changed in place: a copy of the base." type:"path" placeholder:"DIR"`
+	Base          string            `help:"Pristine base root file system; a copy of it is made for the container." type:"path" placeholder:"DIR"`
 	Detach        bool              `short:"d" help:"Return when the container runs, instead of waiting for its end."`
 	PIDFile       string            `name:"pid-file" help:"Write the pid of the first process there." type:"path" placeholder:"FILE"`
 	ConsoleSocket string            `help:"Unix socket that takes the terminal of a container that has one." type:"path" placeholder:"SOCKET"`

@@ -54,9 +54,11 @@ type Result struct {
 }
 
 // unsafeAnnotations begin the names that runtimes and engines act on.
-var unsafeAnnotations = []string{
-	"org.systemd.property.", "org.criu.", "run.oci.", "module.wasm.", "cdi.k8s.io/", "bundle",
-	"io.katacontainers.", "krun.", "com.github.containers.virtualization.",
+func unsafeAnnotations() []string {
+	return []string{
+		"org.systemd.property.", "org.criu.", "run.oci.", "module.wasm.", "cdi.k8s.io/", "bundle",
+		"io.katacontainers.", "krun.", "com.github.containers.virtualization.",
+	}
 }
 
 // Rebuild makes of an archive's spec the one that is restored here. The argument is not
@@ -117,7 +119,7 @@ func (b *builder) hooks() {
 func (b *builder) annotations() {
 	for key := range b.spec.Annotations {
 		unsafe := func(prefix string) bool { return strings.HasPrefix(key, prefix) }
-		if slices.ContainsFunc(unsafeAnnotations, unsafe) {
+		if slices.ContainsFunc(unsafeAnnotations(), unsafe) {
 			delete(b.spec.Annotations, key)
 			b.drop("annotation " + key)
 		}
@@ -130,8 +132,10 @@ func (b *builder) annotations() {
 	}
 }
 
-// kernelMounts are the file systems that a container may mount by itself.
-var kernelMounts = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
+// kernelMount tells whether a container may mount a file system of this type by itself.
+func kernelMount(fsType string) bool {
+	return slices.Contains([]string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}, fsType)
+}
 
 func (b *builder) mounts() {
 	used := map[string]bool{}
@@ -149,7 +153,7 @@ func (b *builder) mounts() {
 			}
 			used[m.Destination] = true
 			m.Source = source
-		case !slices.Contains(kernelMounts, m.Type):
+		case !kernelMount(m.Type):
 			b.refuse(what, fmt.Sprintf("a file system of type %q", m.Type), "")
 		}
 	}

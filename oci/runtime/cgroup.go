@@ -18,10 +18,10 @@ import (
 
 // freezer is a cgroup that can hold its processes, of version 1 or 2.
 type freezer struct {
-	file         string // the control file
-	hold, thaw   string // what is written to it
-	status       string // the file that tells the state
-	held, moving string // its content (a line of it) when held; while it is being held
+	file       string // the control file
+	hold, thaw string // what is written to it
+	status     string // the file that tells the state
+	held       string // a line of it when the processes are held
 }
 
 // findFreezer finds the freezer of the process pid. In a hybrid set-up the

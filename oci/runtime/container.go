@@ -266,8 +266,8 @@ func waitGone(ctx context.Context, pidfd int) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		const step = 100 // milliseconds between looks at ctx
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, step)
+		const step = 100                                                                  // milliseconds between looks at ctx
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, step) //nolint:gosec // descriptors fit
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return err
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -14,31 +13,6 @@ import (
 	"github.com/ckarchive/ckarchive/criu"
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
-
-// versionString is the version of this program.
-func versionString() string {
-	if version != "dev" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		return info.Main.Version
-	}
-	return version
-}
-
-func (a *app) locateCRIU() (criu.Binary, error) { return criu.Find(a.cli.CRIU, a.getenv("PATH")) }
-
-// findCRIU finds a CRIU that works.
-func (a *app) findCRIU(ctx context.Context) (criu.Binary, error) {
-	b, err := a.locateCRIU()
-	if err != nil {
-		return b, withHint(&environmentError{err}, "install CRIU 4.1 or later, or name it with --criu; ckarchive check tells what is missing")
-	}
-	if _, err := b.Version(ctx); err != nil {
-		return b, withHint(&environmentError{err}, "ckarchive check tells what is wrong with this CRIU")
-	}
-	return b, nil
-}
 
 // checkCmd tells what this host can do.
 type checkCmd struct{}

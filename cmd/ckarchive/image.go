@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/oci/artifact"
+	"github.com/ckarchive/ckarchive/registry"
+)
+
+// transferResult is what --json prints of push, pull and import.
+type transferResult struct {
+	Digest    string `json:"digest,omitempty"`
+	Reference string `json:"reference,omitempty"`
+	Path      string `json:"path,omitempty"`
+}
+
+// stage makes an image of a file without giving it a name: what is not pushed after all is
+// garbage of the local store.
+func (a *app) stage(ctx context.Context, src location, compression archive.Compression) (_ content, _ string, err error) {
+	store, err := a.openStore(ctx, true)
+	if err != nil {
+		return content{}, "", err
+	}
+	hold, err := store.Hold(ctx)
+	if err != nil {
+		return content{}, "", err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, hold.Close())
+		}
+	}()
+	desc, err := a.toImage(ctx, store, src, compression)
+	if err != nil {
+		return content{}, "", err
+	}
+	return content{store, func() { _ = hold.Close() }}, desc.Digest.String(), nil
+}
+
+func (a *app) pushTarget(ctx context.Context, dest location, remote remoteFlags) (oras.Target, string, error) {
+	if dest.kind == locationLayout {
+		store, name, err := a.openTarget(ctx, dest)
+		return store, name, err
+	}
+	repo, err := a.client(remote).Repository(dest.ref.String())
+	return repo, dest.ref.Identifier(), err
+}
+
+// writeStoreArchive makes an oci-archive file.
+func writeStoreArchive(ctx context.Context, from oras.ReadOnlyTarget, name string, dest location, replace bool) (_ string, err error) {
+	f, err := archive.CreateAtomic(dest.path, replace)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	tag := dest.tag
+	if tag == "" {
+		tag = registry.DefaultTag
+	}
+	desc, err := registry.WriteStoreArchive(ctx, f, from, name, tag)
+	if err != nil {
+		return "", err
+	}
+	return desc.Digest.String(), f.Commit(ctx)
+}
+
+// copyVerified moves a checkpoint into out, proves it on the way, and closes both.
+func (a *app) copyVerified(ctx context.Context, out *sink, src archive.Source, task string) (err error) {
+	verified := archive.NewVerified(src)
+	defer func() { err = errors.Join(err, verified.Close(), out.Close()) }()
+	p := a.newProgress()
+	defer func() { p.close(err) }()
+	t := p.begin(task, 0)
+	if _, err := archive.Copy(ctx, out, verified, archive.CopyOptions{OnBytes: t.add}); err != nil {
+		return err
+	}
+	if err := out.Commit(ctx); err != nil {
+		return err
+	}
+	out.tellPrior(a)
+	return nil
+}
+
+// toImage writes a checkpoint into store as an image without a name.
+func (a *app) toImage(ctx context.Context, store *registry.Store, src location, c archive.Compression) (_ ocispec.Descriptor, err error) {
+	in, err := a.openSource(ctx, src, sourceOptions{})
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	w, err := artifact.NewWriter(ctx, store, artifact.WriterOptions{Compression: c})
+	if err != nil {
+		return ocispec.Descriptor{}, errors.Join(err, in.Close())
+	}
+	if err := a.copyVerified(ctx, &sink{Sink: w}, in, "read"); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return w.Descriptor(), nil
+}
+
+// peekNamed is archive.Peek for a source with a name, which it closes on an error.
+func peekNamed(ctx context.Context, src archive.Source, name string) (map[string][]byte, archive.Source, error) {
+	head, rest, err := archive.Peek(ctx, src)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("read %s: %w", name, err), src.Close())
+	}
+	return head, rest, nil
+}
+
+// nameFromHead makes a name for the local store of the container's.
+func nameFromHead(head map[string][]byte) string {
+	var config struct {
+		Name string `json:"name"`
+		ID   string `json:"id"`
+	}
+	if err := archive.DecodeJSON(archive.ConfigDump, head[archive.ConfigDump], &config); err != nil {
+		return ""
+	}
+	name := config.Name
+	if name == "" {
+		name = config.ID
+	}
+	return strings.ToLower(name)
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ckarchive/ckarchive/archive"
+)
+
+// importCmd brings an archive into the local store.
+type importCmd struct {
+	Source   string `arg:"" name:"src" help:"The checkpoint: a file, -, oci:DIR[:TAG] or oci-archive:FILE[:TAG]."`
+	Name     string `arg:"" optional:"" help:"Its name in the store; by default that of the container."`
+	Compress string `help:"zstd, gzip or none." default:"zstd" placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
+}
+
+// Run implements the command.
+func (c *importCmd) Run(ctx context.Context, a *app) error {
+	src, err := parseLocation(c.Source)
+	if err != nil {
+		return err
+	}
+	if src.kind == locationName {
+		return &usageError{err: fmt.Errorf("%s is a name", c.Source), hint: "ckarchive pull fetches from a registry, ckarchive tag gives another name"}
+	}
+	compression, err := archive.ParseCompression(c.Compress)
+	if err != nil {
+		return &usageError{err: err}
+	}
+	in, err := a.openSource(ctx, src, sourceOptions{})
+	if err != nil {
+		return fmt.Errorf("import %s: %w", c.Source, err)
+	}
+	head, in, err := peekNamed(ctx, in, c.Source)
+	if err != nil {
+		return err
+	}
+	name := c.Name
+	if name == "" {
+		name = nameFromHead(head)
+	}
+	ref, err := parseName(name)
+	if err != nil {
+		return errors.Join(withHint(err, "give the name in the store as second argument"), in.Close())
+	}
+	out, err := a.createSink(ctx, location{kind: locationName, ref: ref}, sinkOptions{Compression: compression})
+	if err != nil {
+		return errors.Join(err, in.Close())
+	}
+	if err := a.copyVerified(ctx, out, in, "import"); err != nil {
+		return cause(ctx, fmt.Errorf("import %s: %w", c.Source, err))
+	}
+	return a.printResult(out.result(), transferResult{Digest: out.result(), Reference: ref.String()})
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/docker/go-units"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// listCmd lists the local store, or the containers of this host.
+type listCmd struct {
+	Containers bool `help:"List the containers that could be exported instead."`
+	runtimeFlags
+}
+
+// listed is one line of list.
+type listed struct {
+	Name      string `json:"name"`
+	Digest    string `json:"digest"`
+	Created   string `json:"created,omitempty"` // RFC 3339
+	Container string `json:"container,omitempty"`
+	Bytes     int64  `json:"bytes"`
+	Error     string `json:"error,omitempty"`
+}
+
+// Run implements the command.
+func (c *listCmd) Run(ctx context.Context, a *app) error {
+	if c.Containers {
+		return c.containers(ctx, a)
+	}
+	store, err := a.openStore(ctx, true)
+	if err != nil {
+		return err
+	}
+	named, err := store.List(ctx)
+	if err != nil {
+		return err
+	}
+	list := []listed{}
+	for _, n := range named {
+		l := listed{
+			Name: n.Name, Digest: n.Descriptor.Digest.String(), Bytes: n.Bytes,
+			Created:   n.Annotations[ocispec.AnnotationCreated],
+			Container: n.Annotations["org.criu.checkpoint.container.name"],
+		}
+		if n.Err != nil {
+			l.Error = n.Err.Error()
+		}
+		list = append(list, l)
+	}
+	if a.cli.JSON {
+		return a.printJSON(list)
+	}
+	return a.columns(func(w io.Writer) {
+		fmt.Fprintln(w, "NAME\tDIGEST\tCONTAINER\tCREATED\tSIZE")
+		for _, l := range list {
+			fmt.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\n", oneLine(l.Name), l.Digest, oneLine(l.Container), ago(l.Created), units.BytesSize(float64(l.Bytes)))
+		}
+	})
+}
+
+// ago makes a time readable.
+func ago(created string) string {
+	t, err := time.Parse(time.RFC3339, created)
+	if err != nil {
+		return ""
+	}
+	return units.HumanDuration(time.Since(t)) + " ago"
+}
+
+// listedContainer is one line of list --containers.
+type listedContainer struct {
+	ID      string `json:"id"`
+	Runtime string `json:"runtime"`
+	Root    string `json:"root"`
+	Status  string `json:"status"`
+	PID     int    `json:"pid"`
+	Bundle  string `json:"bundle"`
+}
+
+func (c *listCmd) containers(ctx context.Context, a *app) error {
+	runtimes, err := c.find(a).Runtimes()
+	if err != nil {
+		return err
+	}
+	list := []listedContainer{}
+	for _, r := range runtimes {
+		ctrs, err := r.List(ctx)
+		if err != nil {
+			a.warn("%v", err)
+		}
+		for _, ctr := range ctrs {
+			list = append(list, listedContainer{ctr.ID, r.Name, r.Root, ctr.Status, ctr.PID, ctr.Bundle})
+		}
+	}
+	if a.cli.JSON {
+		return a.printJSON(list)
+	}
+	return a.columns(func(w io.Writer) {
+		fmt.Fprintln(w, "ID\tRUNTIME\tSTATUS\tPID\tBUNDLE")
+		for _, l := range list {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", oneLine(l.ID), l.Runtime, l.Status, l.PID, oneLine(l.Bundle))
+		}
+	})
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"oras.land/oras-go/v2"
+
+	"github.com/ckarchive/ckarchive/registry"
+)
+
+// pullCmd fetches a checkpoint.
+type pullCmd struct {
+	Remote string `arg:"" help:"HOST/REPO:TAG[@DIGEST]."`
+	Dest   string `arg:"" optional:"" help:"Where it goes; the local store by default."`
+	remoteFlags
+	Compress string `help:"zstd, gzip or none, when DEST is a file." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
+	Force    bool   `short:"f" help:"Replace an existing file."`
+}
+
+// Run implements the command.
+func (c *pullCmd) Run(ctx context.Context, a *app) error {
+	src, err := parseLocation(c.Remote)
+	if err != nil {
+		return err
+	}
+	if src.kind != locationName || onlyLocal(src.ref) {
+		return &usageError{err: fmt.Errorf("%s is no name in a registry", c.Remote), hint: "write HOST/REPO:TAG"}
+	}
+	if c.Dest == "" {
+		store, err := a.openStore(ctx, true)
+		if err != nil {
+			return err
+		}
+		desc, err := a.pull(ctx, store, src, c.remoteFlags)
+		if err != nil {
+			return err
+		}
+		return a.printResult(desc.Digest.String(), transferResult{Digest: desc.Digest.String(), Reference: src.ref.String()})
+	}
+	return c.toDest(ctx, a, src)
+}
+
+// toDest writes what the registry holds straight to DEST.
+func (c *pullCmd) toDest(ctx context.Context, a *app, src location) (err error) {
+	dest, err := parseLocation(c.Dest)
+	if err != nil {
+		return err
+	}
+	repo, err := a.client(c.remoteFlags).Repository(src.ref.String())
+	if err != nil {
+		return err
+	}
+	if dest.kind == locationLayout || dest.kind == locationName || dest.kind == locationArchive {
+		return c.copyImage(ctx, a, repo, src, dest)
+	}
+	compression, err := dest.compression(c.Compress)
+	if err != nil {
+		return err
+	}
+	image, err := openImage(ctx, repo, src.ref.Identifier())
+	if err != nil {
+		return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
+	}
+	out, err := a.createSink(ctx, dest, sinkOptions{Compression: compression, Replace: c.Force})
+	if err != nil {
+		return errors.Join(err, image.Close())
+	}
+	if err := a.copyVerified(ctx, out, image, "pull"); err != nil {
+		return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
+	}
+	return a.printResult(out.result(), transferResult{Path: out.path})
+}
+
+// copyImage keeps the image as it is.
+func (c *pullCmd) copyImage(ctx context.Context, a *app, from oras.ReadOnlyTarget, src, dest location) error {
+	if dest.kind == locationArchive {
+		digest, err := writeStoreArchive(ctx, from, src.ref.Identifier(), dest, c.Force)
+		if err != nil {
+			return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
+		}
+		return a.printResult(digest, transferResult{Digest: digest, Path: dest.path})
+	}
+	store, name, err := a.openTarget(ctx, dest)
+	if err != nil {
+		return err
+	}
+	p := a.newProgress()
+	t := p.begin("pull", 0)
+	copied, err := registry.Copy(ctx, store, name, from, src.ref.Identifier(), registry.CopyOptions{
+		OnProgress: func(n registry.Progress) { t.set(n.Done, n.Total) },
+	})
+	p.close(err)
+	if err != nil {
+		return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
+	}
+	digest := copied.Descriptor.Digest.String()
+	return a.printResult(digest, transferResult{Digest: digest, Reference: c.Dest})
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"oras.land/oras-go/v2"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/registry"
+)
+
+// pushCmd sends a checkpoint to a registry or into an OCI layout.
+type pushCmd struct {
+	Source string `arg:"" name:"src" help:"The checkpoint."`
+	Remote string `arg:"" help:"HOST/REPO:TAG, oci:DIR[:TAG] or oci-archive:FILE[:TAG]."`
+	To     string `help:"Form of the artifact: ${enum}." enum:"image" default:"image"`
+	remoteFlags
+	Compress string `help:"zstd, gzip or none, when SRC is a file." default:"zstd" placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
+	IfAbsent bool   `help:"Refuse to move a tag that leads to something else."`
+	Force    bool   `short:"f" help:"Replace an existing oci-archive file."`
+}
+
+// Run implements the command.
+func (c *pushCmd) Run(ctx context.Context, a *app) error {
+	src, err := parseLocation(c.Source)
+	if err != nil {
+		return err
+	}
+	dest, err := parseLocation(c.Remote)
+	if err != nil {
+		return err
+	}
+	if dest.kind == locationFile || dest.kind == locationStream {
+		return &usageError{err: fmt.Errorf("%s is no registry", c.Remote), hint: "push to HOST/REPO:TAG, oci:DIR or oci-archive:FILE; a file is made by ckarchive pull or export"}
+	}
+	if dest.kind == locationName && onlyLocal(dest.ref) {
+		return &usageError{err: fmt.Errorf("%s has no registry host", c.Remote), hint: "write HOST/REPO:TAG, or ckarchive tag to name it in the local store"}
+	}
+	from, name, err := c.open(ctx, a, src)
+	if err != nil {
+		return cause(ctx, err)
+	}
+	defer from.close()
+	digest, err := c.send(ctx, a, from, name, dest)
+	if err != nil {
+		return cause(ctx, fmt.Errorf("push %s to %s: %w", c.Source, c.Remote, err))
+	}
+	return a.printResult(digest, transferResult{Digest: digest, Reference: c.Remote})
+}
+
+// content is a place to copy descriptors from.
+type content struct {
+	oras.ReadOnlyTarget
+	close func()
+}
+
+// open gives the layout that holds SRC as an image and its name there. A file becomes an image
+// in the local store first, which holds it for the copy alone.
+func (c *pushCmd) open(ctx context.Context, a *app, src location) (content, string, error) {
+	switch src.kind {
+	case locationArchive:
+		from, err := registry.OpenStoreArchive(ctx, src.path)
+		if err != nil {
+			return content{}, "", err
+		}
+		return content{from, func() { _ = from.Close() }}, src.tag, nil
+	case locationLayout:
+		from, err := registry.OpenStore(ctx, src.path, registry.StoreOptions{})
+		return content{from, func() {}}, src.tag, err
+	case locationName:
+		store, err := a.openStore(ctx, true)
+		if err == nil {
+			_, err = store.Resolve(ctx, src.storeName())
+		}
+		return content{store, func() {}}, src.storeName(), err
+	}
+	compression, err := archive.ParseCompression(c.Compress)
+	if err != nil {
+		return content{}, "", &usageError{err: err}
+	}
+	return a.stage(ctx, src, compression)
+}
+
+// send copies the image to dest and gives its digest.
+func (c *pushCmd) send(ctx context.Context, a *app, from content, name string, dest location) (string, error) {
+	if dest.kind == locationArchive {
+		return writeStoreArchive(ctx, from, name, dest, c.Force)
+	}
+	to, tag, err := a.pushTarget(ctx, dest, c.remoteFlags)
+	if err != nil {
+		return "", err
+	}
+	p := a.newProgress()
+	t := p.begin("push", 0)
+	copied, err := registry.Copy(ctx, to, tag, from, name, registry.CopyOptions{
+		IfAbsent:   c.IfAbsent,
+		OnProgress: func(n registry.Progress) { t.set(n.Done, n.Total) },
+	})
+	p.close(err)
+	return copied.Descriptor.Digest.String(), err
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// recoverCmd puts right what a killed process left.
+type recoverCmd struct{}
+
+// Run implements the command.
+func (c *recoverCmd) Run(ctx context.Context, a *app) error {
+	if err := needRoot("recover"); err != nil {
+		return err
+	}
+	done, err := a.recoverCaptures(ctx)
+	if err != nil {
+		return err
+	}
+	more, err := a.recoverRestores(ctx)
+	if err != nil {
+		return err
+	}
+	done = append(done, more...)
+	var failed error
+	for _, r := range done {
+		if r.Err != nil {
+			failed = errors.Join(failed, fmt.Errorf("recover container %q: %w", r.Target.ID, r.Err))
+		}
+	}
+	if a.cli.JSON {
+		return errors.Join(failed, a.printJSON(done))
+	}
+	for _, r := range done {
+		if r.Err == nil {
+			if err := a.printResult(fmt.Sprintf("%s: %s", r.Target.ID, r.Action), nil); err != nil {
+				return err
+			}
+		}
+	}
+	if len(done) == 0 {
+		a.say("nothing to recover")
+	}
+	if failed != nil {
+		return &environmentError{failed}
+	}
+	return nil
+}
