@@ -34,6 +34,10 @@ func (r *restore) judge(ctx context.Context, files map[string][]byte) error {
 	if r.meta.Format != "" && r.meta.Format != archive.FormatCRIU {
 		return withHint(fmt.Errorf("%w: its images are of %q, not of CRIU", archive.ErrRejected, r.meta.Format), "restore it with that runtime")
 	}
+	if spec.Process != nil && spec.Process.Terminal && r.cmd.ConsoleSocket == "" {
+		return withHint(&environmentError{errors.New("the container has a terminal, and nobody to hold its other end")},
+			"give --console-socket SOCKET, on which a program such as recvtty listens")
+	}
 	if err := r.chooseID(files[archive.ConfigDump]); err != nil {
 		return err
 	}

@@ -42,6 +42,9 @@ func run(args []string, stdin *os.File, stdout, stderr io.Writer, getenv func(st
 // again must not be cut short.
 func signalContext(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
+	// An output that nobody reads any more ends its writing and not, by a signal, the process in
+	// the middle of its work. (Ignoring SIGPIPE would be inherited by the runtimes.)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
