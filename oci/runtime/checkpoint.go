@@ -29,19 +29,12 @@ func (c *Container) Checkpoint(ctx context.Context, o CheckpointOptions) error {
 		"--log", o.LogPath, "checkpoint", "--leave-running",
 		"--image-path", o.ImagesDir, "--work-path", o.WorkDir,
 	}
-	for _, f := range []struct {
-		set  bool
-		flag string
-	}{
-		{o.TCPEstablished, "--tcp-established"},
-		{o.ExtUnixSk, "--ext-unix-sk"},
-		{o.ShellJob, "--shell-job"},
-		{o.FileLocks, "--file-locks"},
-	} {
-		if f.set {
-			args = append(args, f.flag)
-		}
-	}
+	args = appendFlags(args, []flag{
+		{"--tcp-established", o.TCPEstablished},
+		{"--ext-unix-sk", o.ExtUnixSk},
+		{"--shell-job", o.ShellJob},
+		{"--file-locks", o.FileLocks},
+	})
 	cmd := r.command(ctx, append(args, c.ID)...)
 	cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 	usePath(cmd, o.CRIUPath)

@@ -40,6 +40,21 @@ func environment() []string {
 	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
 }
 
+// flag is an option of a runtime's command that is there or not.
+type flag struct {
+	name string
+	set  bool
+}
+
+func appendFlags(args []string, flags []flag) []string {
+	for _, f := range flags {
+		if f.set {
+			args = append(args, f.name)
+		}
+	}
+	return args
+}
+
 // usePath puts dir first in the command's PATH, so that the runtime takes the criu
 // that lies there and not another one of the host.
 func usePath(cmd *exec.Cmd, dir string) {

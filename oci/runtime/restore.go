@@ -55,20 +55,13 @@ func (o RestoreOptions) args(pidFile string) []string {
 	if o.ConsoleSocket != "" {
 		args = append(args, "--console-socket", o.ConsoleSocket)
 	}
-	for _, f := range []struct {
-		set  bool
-		flag string
-	}{
-		{o.TCPEstablished, "--tcp-established"},
-		{o.ExtUnixSk, "--ext-unix-sk"},
-		{o.ShellJob, "--shell-job"},
-		{o.FileLocks, "--file-locks"},
-		{o.NoPivot, "--no-pivot"},
-	} {
-		if f.set {
-			args = append(args, f.flag)
-		}
-	}
+	args = appendFlags(args, []flag{
+		{"--tcp-established", o.TCPEstablished},
+		{"--ext-unix-sk", o.ExtUnixSk},
+		{"--shell-job", o.ShellJob},
+		{"--file-locks", o.FileLocks},
+		{"--no-pivot", o.NoPivot},
+	})
 	return append(args, o.ID)
 }
 
