@@ -165,14 +165,18 @@ func unpackError(name string, err error) error {
 	return rejectf("%s: %w", name, err)
 }
 
-// unpacked turns the errors of a decompressor into rejections.
+// unpacked turns the errors of a decompressor into rejections, and ends it once.
 type unpacked struct {
-	r     io.Reader
-	close func() error
-	name  string
+	r      io.Reader
+	close  func() error
+	name   string
+	closed bool
 }
 
 func (u *unpacked) Read(p []byte) (int, error) {
+	if u.closed {
+		return 0, errClosed // pgzip would look for its next block forever
+	}
 	n, err := u.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = unpackError(u.name, err)
@@ -180,4 +184,10 @@ func (u *unpacked) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (u *unpacked) Close() error { return u.close() }
+func (u *unpacked) Close() error {
+	if u.closed {
+		return nil
+	}
+	u.closed = true
+	return u.close()
+}
