@@ -167,6 +167,7 @@ func once(ctx context.Context, s *scene, t tool, add func(quantity string, value
 		return err
 	}
 	add(exportWall, x.wall.Seconds())
+	add(exportCPU, x.cpu.Seconds())
 	add(archiveBytes, mebibytes(info.Size()))
 	add(frozenTime, x.frozen.Seconds())
 	if x.paused > 0 {
@@ -190,6 +191,7 @@ func once(ctx context.Context, s *scene, t tool, add func(quantity string, value
 	}
 	add(restoreTick, tick.Sub(u.began).Seconds())
 	add(restoreWall, u.wall.Seconds())
+	add(restoreCPU, u.cpu.Seconds())
 	add(restorePeak, mebibytes(u.peak))
 	add(restorePeakAll, mebibytes(u.peakAll))
 	return s.checkMemory(ctx)

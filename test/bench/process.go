@@ -16,6 +16,9 @@ import (
 type usage struct {
 	began time.Time
 	wall  time.Duration
+	// cpu is the processor time of the process and of those that it waited for. It
+	// says more than wall when other programs are at work.
+	cpu time.Duration
 	// peak is the most memory that the process itself had, in bytes.
 	peak int64
 	// peakAll is the most that it or any one of the processes that it waited for had, in bytes.
@@ -42,6 +45,7 @@ func measure(ctx context.Context, argv ...string) ([]byte, usage, error) {
 	u.wall = time.Since(u.began)
 	close(stop)
 	u.peak = <-peak
+	u.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	if r, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		u.peakAll = r.Maxrss << 10
 	}

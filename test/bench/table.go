@@ -11,6 +11,7 @@ import (
 // The quantities that are compared, in the order of the table.
 const (
 	exportWall     = "export, s"
+	exportCPU      = "export, processor s"
 	archiveBytes   = "archive, MiB"
 	frozenTime     = "frozen by CRIU, s"
 	pausedTime     = "paused in all, s"
@@ -18,6 +19,7 @@ const (
 	exportPeakAll  = "  with its children, MiB"
 	restoreTick    = "restore to the first instruction, s"
 	restoreWall    = "restore command, s"
+	restoreCPU     = "restore, processor s"
 	restorePeak    = "peak memory of restore, MiB"
 	restorePeakAll = "  with its children then, MiB"
 )
@@ -26,6 +28,7 @@ const (
 func quantities() []quantity {
 	return []quantity{
 		{name: exportWall, ratio: 0.5},
+		{name: exportCPU},
 		{name: archiveBytes, ratio: 1.05},
 		{name: frozenTime},
 		{name: pausedTime},
@@ -33,6 +36,7 @@ func quantities() []quantity {
 		{name: exportPeakAll},
 		{name: restoreTick, ratio: 0.5},
 		{name: restoreWall},
+		{name: restoreCPU},
 		{name: restorePeak, limit: 256},
 		{name: restorePeakAll},
 	}
