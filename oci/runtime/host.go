@@ -55,8 +55,8 @@ func keyValues(path, separator string) map[string]string {
 	return values
 }
 
-// MemoryUsage is the memory that the container's cgroup is charged for, in bytes: an upper
-// bound of what a dump writes, page cache included.
+// MemoryUsage is the memory that a dump of the container writes, in bytes, as its cgroup
+// counts it: anonymous and shared memory, without the page cache.
 func (c *Container) MemoryUsage() (int64, error) {
 	paths, err := processCgroups(c.PID)
 	if err != nil {
@@ -66,22 +66,35 @@ func (c *Container) MemoryUsage() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, v := range []struct{ controller, file string }{
-		{"memory", "memory.usage_in_bytes"},
-		{"", "memory.current"},
+	for _, v := range []struct{ controller, anonymous, shared string }{
+		{"memory", "total_rss", "total_shmem"},
+		{"", "anon", "shmem"},
 	} {
 		mount, path := mounts[v.controller], paths[v.controller]
 		if mount == "" || path == "" || path == "/" {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join(mount, path, v.file))
-		if errors.Is(err, os.ErrNotExist) {
+		stat := keyValues(filepath.Join(mount, path, "memory.stat"), " ")
+		if stat[v.anonymous] == "" {
 			continue
 		}
+		return parseBytes(stat[v.anonymous], stat[v.shared])
+	}
+	return 0, errors.New("the container has no memory cgroup of its own")
+}
+
+// parseBytes adds numbers; an empty one is nothing.
+func parseBytes(numbers ...string) (int64, error) {
+	sum := int64(0)
+	for _, s := range numbers {
+		if s == "" {
+			continue
+		}
+		n, err := strconv.ParseInt(s, 10, 64)
 		if err != nil {
 			return 0, err
 		}
-		return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+		sum += n
 	}
-	return 0, errors.New("the container has no memory cgroup of its own")
+	return sum, nil
 }
