@@ -41,7 +41,8 @@ func ParseCompression(name string) (Compression, error) {
 const gzipBlockBytes = 1 << 20
 
 // Compress gives a writer that packs what is written to it into w, on all
-// cores. Close ends the stream; it does not close w.
+// cores. Close ends the stream; it does not close w. Until then w may be written
+// to from another goroutine.
 func Compress(w io.Writer, c Compression) (io.WriteCloser, error) {
 	switch c {
 	case Zstd, "":
@@ -130,7 +131,8 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 		if err != nil {
 			return nil, "", unpackError("gzip", err)
 		}
-		return &unpacked{r: z, close: z.Close, name: "gzip"}, c, nil
+		// Its Close only says again what a Read has said or nobody asked for.
+		return &unpacked{r: z, close: func() error { _ = z.Close(); return nil }, name: "gzip"}, c, nil
 	default:
 		return &unpacked{r: br, close: func() error { return nil }, name: "tar"}, c, nil
 	}

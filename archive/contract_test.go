@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ckarchive/ckarchive/archive"
@@ -90,9 +91,9 @@ func TestSourceContract(t *testing.T) {
 }
 
 func TestSinkContract(t *testing.T) {
-	readStream := func(t *testing.T, b *bytes.Buffer) func() ([]archivetest.File, error) {
+	readStream := func(t *testing.T, b *stream) func() ([]archivetest.File, error) {
 		return func() ([]archivetest.File, error) {
-			r, err := archive.NewReader(bytes.NewReader(b.Bytes()), archive.ReaderOptions{})
+			r, err := archive.NewReader(b.reader(), archive.ReaderOptions{})
 			if err != nil {
 				return nil, err
 			}
@@ -102,14 +103,14 @@ func TestSinkContract(t *testing.T) {
 	}
 	t.Run("Writer", func(t *testing.T) {
 		archivetest.TestSink(t, func(t *testing.T) (archive.Sink, func() ([]archivetest.File, error)) {
-			var b bytes.Buffer
+			var b stream
 			return archive.NewWriter(&b), readStream(t, &b)
 		})
 	})
 	for _, c := range archive.Compressions {
 		t.Run("StreamSink/"+string(c), func(t *testing.T) {
 			archivetest.TestSink(t, func(t *testing.T) (archive.Sink, func() ([]archivetest.File, error)) {
-				var b bytes.Buffer
+				var b stream
 				sink, err := archive.NewStreamSink(&b, c)
 				if err != nil {
 					t.Fatal(err)
@@ -154,6 +155,24 @@ func TestSinkContract(t *testing.T) {
 			}
 		})
 	})
+}
+
+// stream is a buffer that may be read while a compressor still writes to it.
+type stream struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *stream) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *stream) reader() *bytes.Reader {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.NewReader(bytes.Clone(s.b.Bytes()))
 }
 
 // noLeftovers fails the test if dir holds anything but the allowed names.
