@@ -96,7 +96,7 @@ func newTCPProbe() (*tcpProbe, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	defer listener.Close()
+	defer listener.Close() //nolint:errcheck // it has taken its one connection
 	client, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)

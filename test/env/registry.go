@@ -1,0 +1,169 @@
+package env
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// RegistryOptions says what is special about a registry. The zero value lets
+// everybody push and pull.
+type RegistryOptions struct {
+	User, Password string // asked for when User is not empty
+}
+
+// RegistryServer is a running registry that speaks plain HTTP.
+type RegistryServer struct {
+	Host string // "127.0.0.1:PORT", the start of an image's name
+	Dir  string // where it keeps its content
+	Log  string // the file that has its log
+}
+
+// Registry starts Debian's docker-registry on a free port of 127.0.0.1, with its
+// content in a temporary directory, and waits until it answers. It ends with the test.
+func Registry(tb testing.TB, opts RegistryOptions) *RegistryServer {
+	tb.Helper()
+	program := Program(tb, "docker-registry")
+	dir := tb.TempDir()
+	r := &RegistryServer{Dir: filepath.Join(dir, "content"), Log: filepath.Join(dir, "log")}
+	config := fmt.Sprintf(`version: 0.1
+log: {level: info, accesslog: {disabled: true}}
+storage:
+  filesystem: {rootdirectory: %q}
+  delete: {enabled: true}
+http: {addr: "127.0.0.1:0"}
+`, r.Dir)
+	if opts.User != "" {
+		passwords := filepath.Join(dir, "htpasswd")
+		writeHtpasswd(tb, passwords, opts)
+		config += fmt.Sprintf("auth: {htpasswd: {realm: test, path: %q}}\n", passwords)
+	}
+	configFile := filepath.Join(dir, "config.yml")
+	if err := os.WriteFile(configFile, []byte(config), 0o600); err != nil {
+		tb.Fatalf("configure registry: %v", err)
+	}
+	r.serve(tb, program, configFile)
+	r.waitReady(tb)
+	return r
+}
+
+func writeHtpasswd(tb testing.TB, path string, opts RegistryOptions) {
+	tb.Helper()
+	cmd := exec.CommandContext(tb.Context(), Program(tb, "htpasswd"), "-Bin", opts.User)
+	cmd.Stdin = strings.NewReader(opts.Password)
+	line, err := cmd.Output()
+	if err != nil {
+		tb.Fatalf("make registry password: %v", err)
+	}
+	if err := os.WriteFile(path, line, 0o600); err != nil {
+		tb.Fatalf("make registry password: %v", err)
+	}
+}
+
+// serve starts the server and learns its port, which the kernel chooses, from
+// its log.
+func (r *RegistryServer) serve(tb testing.TB, program, config string) {
+	tb.Helper()
+	logFile, err := os.Create(r.Log)
+	if err != nil {
+		tb.Fatalf("start registry: %v", err)
+	}
+	cmd := exec.Command(program, "serve", config) // It is asked to end, and waited for, in the cleanup.
+	// Should the test process be killed, the server is not to outlive it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		tb.Fatalf("start registry: %v", err)
+	}
+	if err := cmd.Start(); err != nil {
+		tb.Fatalf("start registry: %v", err)
+	}
+	address := make(chan string, 1)
+	copied := make(chan error, 1)
+	go func() { copied <- copyLog(logFile, stderr, address) }()
+	stop := sync.OnceFunc(func() {
+		signalErr := cmd.Process.Signal(syscall.SIGTERM)
+		if err := errors.Join(signalErr, <-copied, logFile.Close()); err != nil {
+			tb.Errorf("stop registry: %v", err)
+		}
+		// SIGTERM is how it ended, which is no news.
+		if err := cmd.Wait(); err != nil && cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+			tb.Errorf("stop registry: %v", err)
+		}
+	})
+	tb.Cleanup(stop)
+	select {
+	case host, ok := <-address:
+		if !ok {
+			tb.Fatalf("registry did not start:\n%s", read(r.Log))
+		}
+		r.Host = host
+	case <-time.After(patience):
+		tb.Fatalf("registry did not say where it listens:\n%s", read(r.Log))
+	}
+}
+
+// copyLog copies a registry's log and sends the address in it, or closes the
+// channel when the log ends without one.
+func copyLog(log io.Writer, from io.Reader, address chan<- string) error {
+	defer close(address)
+	lines, found := bufio.NewScanner(from), false
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if _, err := fmt.Fprintln(log, lines.Text()); err != nil {
+			return err
+		}
+		if _, after, ok := strings.Cut(lines.Text(), "listening on "); ok && !found {
+			found = true
+			host, _, _ := strings.Cut(after, `"`)
+			address <- strings.TrimSpace(host)
+		}
+	}
+	return lines.Err()
+}
+
+func (r *RegistryServer) waitReady(tb testing.TB) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), patience)
+	defer cancel()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for {
+		err := ping(ctx, r.Host)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			tb.Fatalf("registry does not answer: %v\n%s", err, read(r.Log))
+		case <-look.C:
+		}
+	}
+}
+
+func ping(ctx context.Context, host string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+"/v2/", nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close() //nolint:errcheck // read only
+	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusUnauthorized {
+		return fmt.Errorf("registry answers %s", response.Status)
+	}
+	return nil
+}
