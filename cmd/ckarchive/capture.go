@@ -30,9 +30,17 @@ func (x *export) dump(ctx context.Context, a *app, dir string, frozen func(conte
 		err = x.dumpDirectly(ctx, images, dir, frozen)
 	}
 	if err != nil {
-		return a.keepLog(err, filepath.Join(dir, archive.DumpLog), x.ctr.ID)
+		return a.keepLog(timedOut(ctx, err), filepath.Join(dir, archive.DumpLog), x.ctr.ID)
 	}
 	return nil
+}
+
+// timedOut says that it was the deadline of --timeout that ended what failed.
+func timedOut(ctx context.Context, err error) error {
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return err
+	}
+	return withHint(fmt.Errorf("%w: %w", context.Cause(ctx), err), "allow more time with --timeout")
 }
 
 func (x *export) dumpDirectly(ctx context.Context, images, work string, frozen func(context.Context) error) error {

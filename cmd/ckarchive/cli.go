@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 
 	"github.com/alecthomas/kong"
@@ -15,7 +16,7 @@ import (
 // cli is the command line. Its help texts are the documentation of the verbs.
 type cli struct {
 	Root     string `help:"Directory of the local store." default:"${root}" env:"CKARCHIVE_ROOT" type:"path" placeholder:"DIR"`
-	RunDir   string `help:"Directory of locks and of the containers restored directly." default:"/run/ckarchive" env:"CKARCHIVE_RUN" type:"path" placeholder:"DIR"`
+	RunDir   string `help:"Directory of locks and of the containers restored directly." default:"${rundir}" env:"CKARCHIVE_RUN" type:"path" placeholder:"DIR"`
 	CRIU     string `help:"The criu to use, instead of the one in PATH." env:"CKARCHIVE_CRIU" placeholder:"PATH"`
 	Quiet    bool   `short:"q" help:"Print nothing but results and errors." env:"CKARCHIVE_QUIET"`
 	JSON     bool   `name:"json" help:"Print results and errors as JSON." env:"CKARCHIVE_JSON"`
@@ -66,7 +67,7 @@ func (a *app) newParser() (*kong.Kong, error) {
 	return kong.New(a.cli,
 		kong.Name("ckarchive"),
 		kong.Description(description),
-		kong.Vars{"root": defaultRoot(a.getenv)},
+		kong.Vars{"root": defaultRoot(a.getenv), "rundir": defaultRunDir},
 		kong.Writers(a.stdout, a.stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Help(func(o kong.HelpOptions, ctx *kong.Context) error {
@@ -77,8 +78,23 @@ func (a *app) newParser() (*kong.Kong, error) {
 			return err
 		}),
 		kong.Exit(func(code int) { panic(exitStatus(code)) }),
+		kong.NamedMapper("path", kong.MapperFunc(pathMapper)),
 		kong.Bind(a),
 	)
+}
+
+// pathMapper makes a path absolute. An empty one, as from an empty environment variable, is as
+// good as none.
+func pathMapper(ctx *kong.DecodeContext, target reflect.Value) error {
+	var path string
+	if err := ctx.Scan.PopValueInto("file", &path); err != nil {
+		return err
+	}
+	if path != "" {
+		path = kong.ExpandPath(path)
+	}
+	target.SetString(path)
+	return nil
 }
 
 // exitStatus unwinds kong when it has printed a help text.
@@ -105,6 +121,12 @@ func (a *app) main(ctx context.Context, args []string) (status int) {
 		// Parsing stopped somewhere, maybe before the flag.
 		a.cli.JSON = a.cli.JSON || slices.Contains(args, "--json")
 		return a.fail(usageOf(err))
+	}
+	if a.cli.Root == "" {
+		a.cli.Root = defaultRoot(a.getenv)
+	}
+	if a.cli.RunDir == "" {
+		a.cli.RunDir = defaultRunDir
 	}
 	kctx.BindTo(ctx, (*context.Context)(nil))
 	if err := kctx.Run(); err != nil {

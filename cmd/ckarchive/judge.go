@@ -50,6 +50,9 @@ func (r *restore) judge(ctx context.Context, files map[string][]byte) error {
 	if err := r.checkBase(); err != nil {
 		return err
 	}
+	if err := r.checkMounts(); err != nil {
+		return err
+	}
 	// Refuses now what it would refuse later, when the archive has been unpacked.
 	_, err := r.rebuildSpec()
 	return err
@@ -87,12 +90,8 @@ func (r *restore) chooseID(configDump []byte) error {
 func (r *restore) chooseRuntime() error {
 	if r.cmd.Engine == "direct" || r.cmd.Runtime == runtime.Direct {
 		r.cmd.Engine = "direct"
-		root := r.cmd.RuntimeRoot
-		if root == "" {
-			root = r.app.directDir()
-		}
 		var err error
-		r.runtime, err = runtime.Lookup(runtime.Direct, root)
+		r.runtime, err = runtime.Lookup(runtime.Direct, r.app.directDir())
 		return err
 	}
 	names := []string{r.cmd.Runtime}
@@ -129,6 +128,17 @@ func (r *restore) checkFree(ctx context.Context) error {
 		return nil
 	}
 	return r.runtime.CheckFree(r.id)
+}
+
+// checkMounts wants every host path of --map-mount.
+func (r *restore) checkMounts() error {
+	for dest, source := range r.cmd.MapMount {
+		if _, err := os.Stat(source); err != nil {
+			return withHint(&environmentError{fmt.Errorf("--map-mount %s=%s: no such file or directory on this host", dest, source)},
+				"make it, or name another source")
+		}
+	}
+	return nil
 }
 
 // checkBase tells early that a diff lacks what it is a diff of.

@@ -129,9 +129,11 @@ func (r *restore) revive(ctx context.Context, p *progress, unpacked string) erro
 	ctx, cancel := context.WithTimeoutCause(ctx, r.cmd.Timeout, fmt.Errorf("the restore took longer than %s", r.cmd.Timeout))
 	defer cancel()
 	if r.runtime.Name == runtime.Direct {
-		return r.restoreDirectly(ctx, images, spec)
+		err = r.restoreDirectly(ctx, images, spec)
+	} else {
+		err = r.restoreByRuntime(ctx, images, spec)
 	}
-	return r.restoreByRuntime(ctx, images, spec)
+	return timedOut(ctx, err)
 }
 
 // claim takes the ID for this process and makes the container's home.

@@ -21,6 +21,9 @@ func defaultRoot(getenv func(string) string) string {
 	return filepath.Join(data, "ckarchive")
 }
 
+// defaultRunDir is where what a reboot ends is kept.
+const defaultRunDir = "/run/ckarchive"
+
 // The directories beside the blobs of the local store.
 func (a *app) spoolDir() string      { return filepath.Join(a.cli.Root, "spool") }
 func (a *app) containersDir() string { return filepath.Join(a.cli.Root, "containers") }

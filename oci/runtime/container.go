@@ -161,7 +161,7 @@ type FindOptions struct {
 func (o FindOptions) Runtimes() ([]Runtime, error) {
 	if o.Runtime != "" {
 		root := o.Root
-		if o.Runtime == Direct && root == "" {
+		if o.Runtime == Direct {
 			root = o.State
 		}
 		r, err := Lookup(o.Runtime, root)

@@ -80,7 +80,7 @@ func (r Runtime) Restore(ctx context.Context, o RestoreOptions) (int, error) {
 	pidFile := filepath.Join(o.WorkDir, "pid")
 	stderr, err := os.OpenFile(filepath.Join(o.WorkDir, "runtime.log"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
-		return 0, fmt.Errorf("restore container %q: %w", o.ID, err)
+		return 0, err
 	}
 	defer stderr.Close() //nolint:errcheck // a log
 	cmd := r.command(ctx, append([]string{"--log", stderr.Name()}, o.args(pidFile)...)...)
@@ -94,11 +94,11 @@ func (r Runtime) Restore(ctx context.Context, o RestoreOptions) (int, error) {
 	if err := cmd.Run(); err != nil {
 		said, _ := os.ReadFile(stderr.Name()) // the error stands without it
 		err = r.failure(ctx, "restore", err, said)
-		return 0, errors.Join(fmt.Errorf("restore container %q: %w", o.ID, err), r.discard(ctx, o.ID))
+		return 0, errors.Join(err, r.discard(ctx, o.ID))
 	}
 	pid, err := readPID(pidFile)
 	if err != nil {
-		return 0, errors.Join(fmt.Errorf("restore container %q: %w", o.ID, err), r.discard(ctx, o.ID))
+		return 0, errors.Join(err, r.discard(ctx, o.ID))
 	}
 	return pid, nil
 }
