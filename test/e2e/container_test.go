@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/ckarchive/ckarchive/test/env"
 )
 
 // container is a running container, started by runc or restored by ckarchive.
@@ -28,28 +29,14 @@ type container struct {
 }
 
 // counts is the usual workload; more arguments for it follow.
-func counts(args ...string) []string {
-	return append([]string{"/bin/workload", "--memory", "4", "--tick", "10ms"}, args...)
+func counts(args ...string) env.BundleOptions {
+	return env.BundleOptions{Args: append([]string{"/bin/workload", "--memory", "4", "--tick", "10ms"}, args...)}
 }
 
-// bundleOf makes a bundle with a copy of the base and a spec that edit may change.
-func (h *host) bundleOf(name string, args []string, edit func(*specs.Spec)) string {
-	h.t.Helper()
-	bundle := h.path(name)
-	if err := os.Mkdir(bundle, 0o755); err != nil {
-		h.t.Fatal(err)
-	}
-	h.copyBase(filepath.Join(bundle, "rootfs"))
-	spec := newSpec(args)
-	if edit != nil {
-		edit(spec)
-	}
-	b, err := json.Marshal(spec)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	writeFile(h.t, filepath.Join(bundle, "config.json"), string(b))
-	return bundle
+// with adds mounts.
+func with(opts env.BundleOptions, mounts ...specs.Mount) env.BundleOptions {
+	opts.Mounts = append(opts.Mounts, mounts...)
+	return opts
 }
 
 // copyBase copies the pristine root file system.
@@ -59,76 +46,24 @@ func (h *host) copyBase(to string) string {
 	return to
 }
 
-// newSpec is a container with namespaces of its own.
-func newSpec(args []string) *specs.Spec {
-	caps := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_CHOWN", "CAP_FOWNER", "CAP_DAC_OVERRIDE"}
-	return &specs.Spec{
-		Version: specs.Version,
-		Process: &specs.Process{
-			Args: args, Cwd: "/", Env: []string{"PATH=/bin", "SECRET=of the container"}, NoNewPrivileges: true,
-			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
-		},
-		Root:     &specs.Root{Path: "rootfs"},
-		Hostname: "e2e",
-		Mounts: []specs.Mount{
-			{Destination: "/proc", Type: "proc", Source: "proc"},
-			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
-			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
-			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
-			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
-		},
-		Linux: &specs.Linux{
-			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
-			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
-			},
-			MaskedPaths:   []string{"/proc/kcore", "/proc/keys", "/sys/firmware"},
-			ReadonlyPaths: []string{"/proc/bus", "/proc/irq", "/proc/sys"},
-		},
-	}
-}
-
-// mount is an edit that adds a mount.
-func mount(m specs.Mount) func(*specs.Spec) {
-	return func(s *specs.Spec) { s.Mounts = append(s.Mounts, m) }
-}
-
-// start starts a container under runc with its output in a pipe, and waits until it counts.
-func (h *host) start(name string, args []string, edit func(*specs.Spec)) *container {
+// start starts a container under runc with a copy of the base, and waits until it counts.
+func (h *host) start(name string, opts env.BundleOptions) *container {
 	h.t.Helper()
-	bundle := h.bundleOf(name, args, edit)
-	c := &container{t: h.t, h: h, id: h.id(name), bundle: bundle, rootfs: filepath.Join(bundle, "rootfs"), log: h.path(name + ".log")}
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(log, reader)
-		done <- err
-	}()
-	h.t.Cleanup(func() {
-		if err := <-done; err != nil {
-			h.t.Error(err)
-		}
-		_ = log.Close()    // written by the copy
-		_ = reader.Close() // read only
-	})
-	cmd := exec.Command("runc", "--root", h.runtime, "run", "--detach", "--bundle", bundle, c.id)
-	cmd.Stdout, cmd.Stderr = writer, writer
-	err = cmd.Run()
-	_ = writer.Close() // the container has its own
-	h.t.Cleanup(c.remove)
-	if err != nil {
-		h.t.Fatalf("run container: %v\n%s", err, readFile(h.t, c.log))
-	}
+	c := h.launch(name, opts)
 	c.awaitTicks(3)
 	return c
+}
+
+// launch is start for a container that need not count.
+func (h *host) launch(name string, opts env.BundleOptions) *container {
+	h.t.Helper()
+	bundle := env.Bundle(h.t, h.path(name), opts)
+	if opts.Rootfs == "" {
+		h.copyBase(filepath.Join(bundle, "rootfs"))
+		opts.Rootfs = filepath.Join(bundle, "rootfs")
+	}
+	c := env.RunRunc(h.t, h.runtime, h.id(name), bundle)
+	return &container{t: h.t, h: h, id: c.ID, pid: c.PID, bundle: bundle, rootfs: opts.Rootfs, log: c.Log}
 }
 
 // remove ends the container and what the runtime keeps of it.
@@ -143,7 +78,7 @@ func (c *container) remove() {
 	}
 }
 
-// lines are the numbers of the ticks that the container has printed.
+// ticks are the numbers of the ticks that the container has printed.
 func (c *container) ticks() []int { return ticksIn(c.t, c.log) }
 
 func ticksIn(t *testing.T, log string) []int {

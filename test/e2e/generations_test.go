@@ -32,7 +32,7 @@ func TestTwoGenerations(t *testing.T) {
 	for _, engine := range []string{"runtime", "direct"} {
 		t.Run(engine, func(t *testing.T) {
 			h := newHost(t)
-			c := h.start("first", counts("--children", "2", "--tmpfs", "/dev/shm", "--deleted"), nil)
+			c := h.start("first", counts("--children", "2", "--tmpfs", "/dev/shm", "--deleted"))
 			c.verify()
 			for generation, name := range []string{"one", "two"} {
 				path := c.export(name+".tar.zst", "--base", h.built.base)

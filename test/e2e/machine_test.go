@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/ckarchive/ckarchive/test/env"
 )
 
 // built is what all tests share and none changes.
@@ -38,62 +40,34 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// tools builds the programs and the root file system, once.
-var tools = sync.OnceValues(func() (built, error) {
-	b := built{ckarchive: filepath.Join(scratch, "ckarchive"), base: filepath.Join(scratch, "base")}
-	for _, d := range []string{"bin", "dev", "etc", "proc", "sys", "tmp", "mem", "vol", "var"} {
-		if err := os.MkdirAll(filepath.Join(b.base, d), 0o755); err != nil {
-			return b, err
-		}
-	}
-	for path, pkg := range map[string]string{
-		b.ckarchive: "cmd/ckarchive", filepath.Join(b.base, "bin/workload"): "test/workload", filepath.Join(b.base, "bin/locker"): "test/e2e/locker",
-	} {
-		cmd := exec.Command("go", "build", "-trimpath", "-o", path, "github.com/ckarchive/ckarchive/"+pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if said, err := cmd.CombinedOutput(); err != nil {
-			return b, fmt.Errorf("build %s: %w\n%s", pkg, err, said)
-		}
-	}
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		return b, err
-	}
-	if err := exec.Command("cp", "-L", busybox, filepath.Join(b.base, "bin/busybox")).Run(); err != nil {
-		return b, err
-	}
-	for _, applet := range []string{"sh", "cat", "sleep"} {
-		if err := os.Symlink("busybox", filepath.Join(b.base, "bin", applet)); err != nil {
-			return b, err
-		}
-	}
-	return b, os.WriteFile(filepath.Join(b.base, "etc/passwd"), []byte("root:x:0:0:root:/:/bin/sh\n"), 0o644)
-})
-
-// need skips a test on a machine that lacks something, and says what. In continuous
-// integration that is a failure.
+// need skips a test on a machine that lacks something, and gives what all tests share.
 func need(t *testing.T, programs ...string) built {
 	t.Helper()
-	missing := func(what string) {
-		t.Helper()
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is missing", what)
-		}
-		t.Skipf("%s is missing", what)
-	}
-	if os.Geteuid() != 0 {
-		missing("root")
-	}
-	for _, p := range append([]string{"criu", "runc", "busybox"}, programs...) {
-		if _, err := exec.LookPath(p); err != nil {
-			missing(p)
-		}
-	}
-	b, err := tools()
-	if err != nil {
+	env.Require(t, append([]string{"root", "criu", "runc", "busybox"}, programs...)...)
+	b := built{ckarchive: env.Ckarchive(t), base: filepath.Join(scratch, "base")}
+	making.Do(func() { makeBase(t, b.base) })
+	if _, err := os.Stat(filepath.Join(b.base, "bin/locker")); err != nil {
 		t.Fatal(err)
 	}
 	return b
+}
+
+var making sync.Once
+
+// makeBase makes the pristine root file system.
+func makeBase(t *testing.T, dir string) {
+	t.Helper()
+	env.Rootfs(t, dir)
+	for _, d := range []string{"mem", "vol"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, "bin/locker"), "github.com/ckarchive/ckarchive/test/e2e/locker")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build locker: %v\n%s", err, said)
+	}
 }
 
 // patience bounds every waiting. Nothing is expected to take that long.
