@@ -154,7 +154,7 @@ func (x *export) diff(ctx context.Context, f *os.File, opts rootfs.Options) (roo
 	if x.baseDir != "" {
 		return rootfs.Directory(ctx, f, x.baseDir, x.ctr.Rootfs, opts)
 	}
-	upper, lowers, ok, err := rootfs.Layers(x.ctr.PID, x.ctr.Rootfs)
+	upper, lowers, ok, err := rootfs.Layers(0, x.ctr.Rootfs)
 	if err != nil {
 		return rootfs.Result{}, err
 	}
@@ -181,7 +181,7 @@ func (x *export) printPlan(a *app) error {
 	method := "whole tree"
 	if x.baseDir != "" {
 		method = "differences from " + x.baseDir
-	} else if _, _, ok, err := rootfs.Layers(x.ctr.PID, x.ctr.Rootfs); err != nil {
+	} else if _, _, ok, err := rootfs.Layers(0, x.ctr.Rootfs); err != nil {
 		return err
 	} else if ok {
 		method = "upper layer of the overlay"

@@ -97,7 +97,7 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 	if err := os.Mkdir(empty, 0o755); err != nil {
 		return err
 	}
-	config, err := criu.ConfigFile(ctx, images, spec, r.cmd.MapMount, criu.ConfigOptions{EmptyDir: empty, TCPClose: flags.TCPClose})
+	config, err := criu.ConfigFile(ctx, images, spec, r.cmd.MapMount, criu.ConfigOptions{EmptyDir: empty, TCPClose: flags.TCPClose, Lines: r.configLines()})
 	if err != nil {
 		return err
 	}
@@ -137,6 +137,14 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 		r.app.warn("write the bundle of container %q again: %v", r.id, err)
 	}
 	return r.found(ctx, pid)
+}
+
+// configLines are options that a runtime's command line lacks.
+func (r *restore) configLines() []string {
+	if r.cmd.IgnoreCPU {
+		return []string{"cpu-cap none"}
+	}
+	return nil
 }
 
 // restoreDirectly uses CRIU and keeps a record, by which ckarchive is the runtime.

@@ -34,10 +34,16 @@ type exportCmd struct {
 	DryRun       bool          `help:"Print what would be done and do nothing."`
 	criuFlags
 	LinkRemap       bool   `help:"Allow open files that were deleted but have other links."`
-	GhostLimit      string `help:"Largest deleted open file that is dumped." default:"1MiB" placeholder:"SIZE"`
+	GhostLimit      string `help:"Largest deleted open file that is dumped." default:"${ghostlimit}" placeholder:"SIZE"`
 	TCPSkipInFlight bool   `help:"Leave out TCP connections that are not established yet."`
-	NetworkLock     string `help:"How CRIU locks TCP connections: ${enum}." enum:"iptables,nftables,skip" default:"iptables"`
+	NetworkLock     string `help:"How CRIU locks TCP connections: ${enum}." enum:"iptables,nftables,skip" default:"${networklock}"`
 }
+
+// What the flags are when nobody says.
+const (
+	defaultGhostLimit  = "1MiB"
+	defaultNetworkLock = "iptables"
+)
 
 // runtimeFlags choose a runtime.
 type runtimeFlags struct {
@@ -184,6 +190,11 @@ func (c *exportCmd) checkFlags(dest location) error {
 		return &usageError{
 			err:  errors.New("a runtime cannot keep established connections and wait for the archive before it stops the container"),
 			hint: "use --engine direct, or --leave-running",
+		}
+	case c.Engine == "runtime" && (c.LinkRemap || c.TCPSkipInFlight || c.TCPClose || c.GhostLimit != defaultGhostLimit || c.NetworkLock != defaultNetworkLock):
+		return &usageError{
+			err:  errors.New("a runtime's checkpoint command takes no --link-remap, --ghost-limit, --network-lock, --tcp-close or --tcp-skip-in-flight"),
+			hint: "use --engine direct",
 		}
 	case c.Delete && c.LeaveRunning:
 		return usagef("--delete and --leave-running exclude each other")

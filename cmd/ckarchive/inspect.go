@@ -164,7 +164,7 @@ func (s *summary) rows() [][2]string {
 		{"engine", s.Engine},
 		{"runtime", s.Runtime},
 		{"command", strings.Join(s.Command, " ")},
-		{"checkpointed", s.Created.Format(time.RFC3339)},
+		{"checkpointed", showTime(s.Created)},
 		{"size", fmt.Sprintf("%s in %d members", units.BytesSize(float64(s.Bytes)), s.Members)},
 	}
 	if m := s.Metadata; m != nil {
@@ -179,6 +179,13 @@ func (s *summary) rows() [][2]string {
 		}
 	}
 	return kept
+}
+
+func showTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Format(time.RFC3339)
 }
 
 func metadataRows(m *archive.Metadata) [][2]string {
@@ -232,7 +239,7 @@ func inspectImages(ctx context.Context, files map[string][]byte) (_ *criu.Inspec
 
 // tree draws processes with what they have open, and the mounts.
 func (s *summary) tree() string {
-	top := treeprint.NewWithRoot(oneLine(fmt.Sprintf("%s (%s, %s)", s.Name, s.Runtime, s.Created.Format(time.RFC3339))))
+	top := treeprint.NewWithRoot(oneLine(fmt.Sprintf("%s (%s, %s)", s.Name, s.Runtime, showTime(s.Created))))
 	if p := s.Processes; p != nil {
 		addProcess(top.AddBranch(fmt.Sprintf("processes: %d", p.Processes)), p.Root)
 		mounts := top.AddBranch(fmt.Sprintf("mounts: %d", len(p.Mounts)))

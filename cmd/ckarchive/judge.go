@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -100,7 +101,8 @@ func (r *restore) chooseRuntime() error {
 	}
 	var errs error
 	for _, name := range names {
-		if name == "" || name == runtime.Direct {
+		// The archive's word is only a name of our table: a path would be a program to run.
+		if name != r.cmd.Runtime && !slices.Contains(runtime.Names(), name) || name == runtime.Direct {
 			continue
 		}
 		rt, err := runtime.Lookup(name, r.cmd.RuntimeRoot)

@@ -33,9 +33,8 @@ type restoreCmd struct {
 	MapMount      map[string]string `help:"Host path for a bind mount of the container; may be repeated." placeholder:"DEST=SOURCE" mapsep:"none"`
 	Pull          string            `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
 	Timeout       time.Duration     `help:"Give up the restore after this time." default:"10m"`
-	PlainHTTP     bool              `name:"plain-http" help:"Talk to the registry without TLS." env:"CKARCHIVE_PLAIN_HTTP"`
-	AuthFile      string            `name:"authfile" help:"File with credentials of registries." type:"path" placeholder:"FILE"`
-	DryRun        bool              `help:"Print what would be done and do nothing."`
+	remoteFlags
+	DryRun bool `help:"Print what would be done and do nothing."`
 	criuFlags
 	IgnoreCPU bool `name:"ignore-cpu" help:"Restore although this CPU lacks features of the one of the dump."`
 	NoPivot   bool `help:"Do not use pivot_root (runtime engine)."`
@@ -120,7 +119,7 @@ func (r *restore) prepare(ctx context.Context) error {
 		return err
 	}
 	src, err := r.app.openSource(ctx, loc, sourceOptions{
-		Pull: r.cmd.Pull, Remote: remoteFlags{PlainHTTP: r.cmd.PlainHTTP, AuthFile: r.cmd.AuthFile},
+		Pull: r.cmd.Pull, Remote: r.cmd.remoteFlags,
 	})
 	if err != nil {
 		return err
@@ -150,7 +149,11 @@ func (r *restore) stay(ctx context.Context) error {
 			r.app.warn("%v", err)
 		}
 	}
-	if err := r.app.printResult(r.id, restoreResult{ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs}); err != nil {
+	line := r.id
+	if !r.cmd.Detach {
+		line = "" // it was printed before the container could write
+	}
+	if err := r.app.printResult(line, restoreResult{ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs}); err != nil {
 		return err
 	}
 	if r.cmd.Detach {

@@ -128,6 +128,12 @@ func (r *restore) revive(ctx context.Context, p *progress, unpacked string) erro
 	p.begin("restore", 0)
 	ctx, cancel := context.WithTimeoutCause(ctx, r.cmd.Timeout, fmt.Errorf("the restore took longer than %s", r.cmd.Timeout))
 	defer cancel()
+	if !r.cmd.Detach && !r.app.cli.JSON {
+		// Before the first output of the container, which has the same stdout.
+		if _, err := fmt.Fprintln(r.app.stdout, r.id); err != nil {
+			return err
+		}
+	}
 	if r.runtime.Name == runtime.Direct {
 		err = r.restoreDirectly(ctx, images, spec)
 	} else {

@@ -168,13 +168,20 @@ func (a *app) removeHomes(ctx context.Context, dryRun bool) (int, error) {
 		if err := json.Unmarshal(b, &st); err != nil || st.Phase != stateRunning {
 			continue
 		}
-		_, err = targetContainer(ctx, capture.Target{ID: st.ID, Runtime: st.Runtime, RuntimePath: st.RuntimePath, RuntimeRoot: st.RuntimeRoot})
-		if !errors.Is(err, runtime.ErrNotFound) {
+		ctr, err := targetContainer(ctx, capture.Target{ID: st.ID, Runtime: st.Runtime, RuntimePath: st.RuntimePath, RuntimeRoot: st.RuntimeRoot})
+		// Of the containers that ended, those without a runtime are ours to delete.
+		ended := err == nil && st.Runtime == runtime.Direct && ctr.Status == runtime.Stopped
+		if !ended && !errors.Is(err, runtime.ErrNotFound) {
 			continue
 		}
 		n++
 		if dryRun {
 			continue
+		}
+		if ended {
+			if err := ctr.Delete(ctx); err != nil {
+				return n, err
+			}
 		}
 		if err := archive.RemoveTree(home); err != nil {
 			return n, err

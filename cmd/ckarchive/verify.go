@@ -46,11 +46,11 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 		return cause(ctx, fmt.Errorf("verify %s: %w", c.Source, err))
 	}
 	res := verifyResult{Source: c.Source, Proven: rep.Proven, Members: rep.Entries, Bytes: rep.Bytes}
-	text := fmt.Sprintf("%s: %d members, %s: whole, and every digest is right", c.Source, rep.Entries, units.BytesSize(float64(rep.Bytes)))
+	verdict := "well-formed, but it carries no digests to prove them"
 	if rep.Proven {
-		res.Created = rep.Metadata.Created
-	} else {
-		text = fmt.Sprintf("%s: %d members, %s: well-formed, but it carries no digests to prove them", c.Source, rep.Entries, units.BytesSize(float64(rep.Bytes)))
+		res.Members, res.Created = len(rep.Metadata.Members), rep.Metadata.Created
+		verdict = "whole, and every digest is right"
 	}
+	text := fmt.Sprintf("%s: %d members, %s: %s", c.Source, res.Members, units.BytesSize(float64(rep.Bytes)), verdict)
 	return a.printResult(oneLine(text), res)
 }
