@@ -187,14 +187,36 @@ func prepareMountpoint(root *os.Root, name string, file bool) error {
 		return err
 	}
 	if !file {
-		return root.MkdirAll(name, 0o755)
+		return makeDirs(root, name)
 	}
-	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+	if err := makeDirs(root, filepath.Dir(name)); err != nil {
 		return err
 	}
 	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY|syscall.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	return errors.Join(f.Chmod(0o644), f.Close())
+}
+
+// makeDirs makes the directories of name that are missing, with the mode that the container's
+// users need, whatever the umask.
+func makeDirs(root *os.Root, name string) error {
+	if name == "." {
+		return nil
+	}
+	err := root.Mkdir(name, 0o755)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := makeDirs(root, filepath.Dir(name)); err != nil {
+			return err
+		}
+		err = root.Mkdir(name, 0o755)
+	}
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return root.Chmod(name, 0o755)
 }

@@ -97,6 +97,10 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 	if err := os.Mkdir(empty, 0o755); err != nil {
 		return err
 	}
+	// Runtimes make missing mount points as well, with the modes that our umask leaves.
+	if err := criu.PrepareMountpoints(r.rootfs, images, r.cmd.MapMount); err != nil {
+		return err
+	}
 	config, err := criu.ConfigFile(ctx, images, spec, r.cmd.MapMount, criu.ConfigOptions{EmptyDir: empty, TCPClose: flags.TCPClose, Lines: r.configLines()})
 	if err != nil {
 		return err

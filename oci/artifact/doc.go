@@ -13,8 +13,8 @@
 //	           CRI-O (io.kubernetes.cri-o.annotations.checkpoint.*) and containerd
 //	           (org.criu.checkpoint.*) know a checkpoint
 //
-// Every engine restores it, every registry stores it, and unpacking the layer
-// gives the tar that a file export would have given. Nothing in it depends on
+// Any registry stores it. Podman and CRI-O restore it when the archive names its base
+// image with its ID; unpacking the layer gives the tar that a file export would have given. Nothing in it depends on
 // when or where it is written: the same checkpoint has the same digest.
 //
 // [Writer] makes it, [Open] reads it, and the checkpoint images of Podman,
