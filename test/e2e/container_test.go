@@ -117,7 +117,7 @@ func tail(path string) string {
 	if err != nil {
 		return err.Error()
 	}
-	return string(b[max(0, len(b)-1000):])
+	return string(b[max(0, len(b)-200):])
 }
 
 // verify lets the workload check all its bytes and waits for what it says.

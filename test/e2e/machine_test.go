@@ -71,7 +71,7 @@ func makeBase(t *testing.T, dir string) {
 }
 
 // patience bounds every waiting. Nothing is expected to take that long.
-const patience = time.Minute
+const patience = 30 * time.Second
 
 // await polls until found is true.
 func await(t *testing.T, what string, found func() bool) {

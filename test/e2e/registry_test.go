@@ -220,6 +220,7 @@ func TestLayouts(t *testing.T) {
 	name := registry.Host + "/counter:v1"
 	for _, step := range [][]string{
 		{"push", layout, name},
+		{"pull", name},
 		{"push", name, "oci:" + h.path("second") + ":v1"},
 		{"push", "oci:" + h.path("second") + ":v1", "oci-archive:" + h.path("third.tar") + ":v1"},
 		{"push", "oci-archive:" + h.path("third.tar") + ":v1", registry.Host + "/fourth:v1"},
