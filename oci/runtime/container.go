@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,12 +13,27 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/ckarchive/ckarchive/archive"
 )
 
 // Container is one container on this host.
 type Container struct {
 	ID      string
 	Runtime Runtime
+	// Engine is who manages the container: [Podman], [Docker], [Containerd], [CRIO], or empty for a
+	// container of the runtime alone.
+	Engine string
+	// Name is what the engine calls the container; empty if nobody gave it a name.
+	Name string
+	// Pod is the Kubernetes pod, NAMESPACE/NAME, or empty.
+	Pod string
+	// Namespace is the one of containerd, or empty.
+	Namespace string
+	// Image is what the engine's files tell of the base image, or nil.
+	Image *archive.Base
+	// User is the user in whose runtime directory the container is; 0 is the system.
+	User int
 	// Status is created, running, paused or stopped, as the OCI runtime spec names them.
 	Status string
 	PID    int    // of its first process, in the host's pid namespace
@@ -37,6 +51,8 @@ type Container struct {
 	// Generation counts the dumps the container comes from; only the direct runtime and
 	// bundles of ckarchive know it.
 	Generation int
+
+	aliases []string // other names that mean it
 }
 
 // The decisions that callers make on an error of this package.
@@ -47,6 +63,8 @@ var (
 	ErrExists = errors.New("container exists")
 	// ErrNotRunning says that a container has no processes to dump.
 	ErrNotRunning = errors.New("container is not running")
+	// ErrNotCRIU says that a container's processes are not the host's, so that CRIU cannot dump them.
+	ErrNotCRIU = errors.New("CRIU cannot dump the container")
 )
 
 // The states of a container.
@@ -86,7 +104,7 @@ func (r Runtime) Container(ctx context.Context, id string) (*Container, error) {
 	if r.Name == Direct {
 		return r.directContainer(id)
 	}
-	if _, err := os.Lstat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrNotExist) {
+	if !r.knows(id) {
 		return nil, fmt.Errorf("%w: %s has no %q in %s", ErrNotFound, r.Name, id, r.Root)
 	}
 	out, err := r.run(ctx, "state", id)
@@ -115,7 +133,7 @@ func (r Runtime) Container(ctx context.Context, id string) (*Container, error) {
 // loadBundle reads config.json and resolves the root directory. A stopped
 // container may have lost its bundle.
 func (c *Container) loadBundle() error {
-	b, err := os.ReadFile(filepath.Join(c.Bundle, "config.json"))
+	b, err := readState(filepath.Join(c.Bundle, "config.json"))
 	if err != nil {
 		if c.Status == Stopped {
 			return nil
@@ -143,84 +161,14 @@ func (c *Container) loadBundle() error {
 
 // Dumpable tells why the container cannot be dumped in its present state, or nil.
 func (c *Container) Dumpable() error {
+	if !c.Runtime.CRIU() {
+		return fmt.Errorf("%w: %q runs in a sandbox of %s", ErrNotCRIU, c.ID, c.Runtime.Name)
+	}
 	switch c.Status {
 	case Running, Paused:
 		return nil
 	}
 	return fmt.Errorf("%w: %q is %s", ErrNotRunning, c.ID, c.Status)
-}
-
-// FindOptions say where [Find] looks.
-type FindOptions struct {
-	Runtime string // name or path of the only runtime to ask; empty for all installed
-	Root    string // its state directory; empty for its default
-	State   string // the state directory of the direct runtime
-}
-
-// Runtimes are the installed runtimes that opts allow.
-func (o FindOptions) Runtimes() ([]Runtime, error) {
-	if o.Runtime != "" {
-		root := o.Root
-		if o.Runtime == Direct {
-			root = o.State
-		}
-		r, err := Lookup(o.Runtime, root)
-		if err != nil {
-			return nil, err
-		}
-		return []Runtime{r}, nil
-	}
-	all := []Runtime{}
-	for _, k := range kinds() {
-		if r, err := Lookup(k.name, o.Root); err == nil {
-			all = append(all, r)
-		}
-	}
-	if o.State != "" {
-		all = append(all, Runtime{Name: Direct, Root: o.State})
-	}
-	return all, nil
-}
-
-// Find looks for the container id. More than one runtime that knows it is an
-// error that lists them.
-func Find(ctx context.Context, id string, opts FindOptions) (*Container, error) {
-	runtimes, err := opts.Runtimes()
-	if err != nil {
-		return nil, err
-	}
-	var found []*Container
-	searched := []string{}
-	for _, r := range runtimes {
-		searched = append(searched, r.Name+" ("+r.Root+")")
-		c, err := r.Container(ctx, id)
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			// With one state directory given for all, another runtime's files are not this one's.
-			if opts.Runtime == "" && opts.Root != "" {
-				continue
-			}
-			return nil, err
-		}
-		found = append(found, c)
-	}
-	switch len(found) {
-	case 0:
-		return nil, fmt.Errorf("%w: %q; looked in %s", ErrNotFound, id, strings.Join(searched, ", "))
-	case 1:
-		return found[0], nil
-	}
-	names := []string{}
-	for _, c := range found {
-		names = append(names, c.Runtime.Name)
-	}
-	if opts.Root != "" {
-		// The same state directory read by two runtimes is one container.
-		return found[0], nil
-	}
-	return nil, fmt.Errorf("container %q is known to %s: choose one with --runtime", id, strings.Join(names, " and "))
 }
 
 // StartTime is when the process pid began, in clock ticks after boot, field 22 of

@@ -30,6 +30,7 @@ func (r Runtime) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, r.Path, append([]string{"--root", r.Root}, args...)...) //nolint:gosec // the operator names the runtime
 	cmd.Env = environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	runAsUser(cmd, r.Root)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay
 	cmd.Dir = "/"

@@ -5,44 +5,56 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 )
 
 // List gives the containers of the runtime. One that cannot be read is left out and
 // part of the error; the others are given all the same.
 func (r Runtime) List(ctx context.Context) ([]*Container, error) {
-	entries, err := os.ReadDir(r.Root)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	s := newSurvey(Host{}.here())
+	sighted, err := s.sight(place{runtime: r, root: r.Root, user: rootUser(r.Root)})
+	if err == nil && len(s.unread) > 0 {
+		err = fs.ErrPermission
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list the containers of %s: %w", r.Name, err)
+		return nil, fmt.Errorf("list the containers of %s in %q: %w", r.Name, r.Root, err)
 	}
+	return s.askAll(ctx, sighted)
+}
+
+// All gives the containers of all runtimes and engines. Those that cannot be read are left
+// out and part of the error; the others are given all the same.
+func All(ctx context.Context, opts FindOptions) ([]*Container, error) {
+	tiers, err := opts.places()
+	if err != nil {
+		return nil, err
+	}
+	s := newSurvey(opts.Host.here())
+	var sighted []*Container
+	var errs error
+	for _, tier := range tiers {
+		for _, p := range tier {
+			list, err := s.sight(p)
+			errs = errors.Join(errs, err)
+			sighted = append(sighted, list...)
+		}
+	}
+	all, err := s.askAll(ctx, sighted)
+	return all, errors.Join(errs, err)
+}
+
+// askAll completes the containers that are still there.
+func (s *survey) askAll(ctx context.Context, sighted []*Container) ([]*Container, error) {
 	var list []*Container
 	var errs error
-	for _, e := range entries {
-		if !e.IsDir() || CheckID(e.Name()) != nil || !r.isState(e.Name()) {
-			continue
-		}
-		c, err := r.Container(ctx, e.Name())
+	for _, c := range sighted {
+		now, err := s.ask(ctx, c)
 		switch {
 		case errors.Is(err, ErrNotFound): // it went meanwhile
 		case err != nil:
 			errs = errors.Join(errs, err)
 		default:
-			list = append(list, c)
+			list = append(list, now)
 		}
 	}
 	return list, errs
-}
-
-// isState tells a container's directory from what else lies in a state directory.
-func (r Runtime) isState(name string) bool {
-	for _, file := range []string{"state.json", "status"} {
-		if _, err := os.Lstat(filepath.Join(r.Root, name, file)); err == nil {
-			return true
-		}
-	}
-	return false
 }

@@ -22,6 +22,12 @@ type kind struct {
 	root string
 	// restores tells whether it can restore CRIU's images.
 	restores bool
+	// sandbox tells that the processes are a sandbox's and not the host's.
+	sandbox bool
+	// file is in the state directory of every container of this runtime; empty if it has none.
+	file string
+	// bundle reads the bundle from the container's state, a path below root, or is empty.
+	bundle func(path string) string
 	// descriptors reads the stdio that the runtime recorded at the container's start.
 	descriptors func(stateDir string) ([]string, error)
 }
@@ -29,9 +35,16 @@ type kind struct {
 // kinds are the runtimes in the order in which a container is looked for.
 func kinds() []kind {
 	return []kind{
-		{name: "runc", root: "/run/runc", restores: true, descriptors: runcDescriptors},
-		{name: "crun", root: "/run/crun", restores: true, descriptors: crunDescriptors},
-		{name: "youki", root: "/run/youki"},
+		{
+			name: "runc", root: "/run/runc", restores: true,
+			file: "state.json", bundle: runcBundle, descriptors: runcDescriptors,
+		},
+		{
+			name: "crun", root: "/run/crun", restores: true,
+			file: "status", bundle: crunBundle, descriptors: crunDescriptors,
+		},
+		{name: "youki", root: "/run/youki", file: "youki_config.json", bundle: youkiBundle},
+		{name: "runsc", root: "/run/runsc", sandbox: true, bundle: runscBundle},
 	}
 }
 
@@ -46,7 +59,7 @@ func Names() []string {
 
 // Runtime is an OCI runtime on this host with one state directory.
 type Runtime struct {
-	Name string // runc, crun, youki or direct
+	Name string // runc, crun, youki, runsc or direct
 	Path string // its binary; empty for direct
 	Root string // its state directory
 	kind kind
@@ -101,6 +114,25 @@ func lookPath(name string) (string, error) {
 // CanRestore tells whether the runtime restores CRIU's images itself.
 func (r Runtime) CanRestore() bool { return r.kind.restores }
 
+// CRIU tells whether CRIU can dump the runtime's containers: runsc's are processes of its
+// own kernel.
+func (r Runtime) CRIU() bool { return !r.kind.sandbox }
+
+// knows tells whether the runtime's state directory has the container.
+func (r Runtime) knows(id string) bool {
+	path := filepath.Join(r.Root, id)
+	if r.kind.sandbox {
+		// An ID holds nothing that would be a pattern.
+		return len(glob(path+sandboxMark+"*"+sandboxState)) > 0
+	}
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+func crunBundle(dir string) string   { return bundleIn(filepath.Join(dir, "status"), "bundle") }
+func youkiBundle(dir string) string  { return bundleIn(filepath.Join(dir, "state.json"), "bundle") }
+func runscBundle(path string) string { return bundleIn(path, "bundleDir") }
+
 // runcDescriptors reads external_descriptors of runc's state.json.
 func runcDescriptors(stateDir string) ([]string, error) {
 	var st struct {
@@ -128,7 +160,7 @@ func crunDescriptors(stateDir string) ([]string, error) {
 }
 
 func readJSON(path string, v any) error {
-	b, err := os.ReadFile(path)
+	b, err := readState(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
