@@ -37,8 +37,15 @@ func ParseCompression(name string) (Compression, error) {
 	return "", fmt.Errorf("unknown compression %s: use zstd, gzip or none", QuoteName(name))
 }
 
-// gzipBlockBytes is the piece of input that one goroutine of pgzip compresses.
-const gzipBlockBytes = 1 << 20
+const (
+	// gzipBlockBytes is the piece of input that one goroutine of pgzip compresses.
+	gzipBlockBytes = 1 << 20
+	// gunzipBlockBytes and gunzipBlocks are how far pgzip unpacks ahead, which it does on one core.
+	gunzipBlockBytes = 256 << 10
+	gunzipBlocks     = 8
+	// packedBufferBytes is the unit in which a packed stream is read.
+	packedBufferBytes = 128 << 10
+)
 
 // Compress gives a writer that packs what is written to it into w, on all
 // cores. Close ends the stream; it does not close w. Until then w may be written
@@ -105,7 +112,7 @@ func Sniff(b []byte) (Compression, error) {
 // checksum included, with nothing behind it. Close releases its memory and
 // does not close r.
 func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
-	br := bufio.NewReaderSize(&packedSource{r}, copyBufferBytes)
+	br := bufio.NewReaderSize(&packedSource{r}, packedBufferBytes)
 	first, err := br.Peek(sniffBytes)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, "", unpackError("stream", err)
@@ -127,7 +134,7 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 		}
 		return &unpacked{r: z, close: func() error { z.Close(); return nil }, name: "zstd"}, c, nil
 	case Gzip:
-		z, err := pgzip.NewReader(br)
+		z, err := pgzip.NewReaderN(br, gunzipBlockBytes, gunzipBlocks)
 		if err != nil {
 			return nil, "", unpackError("gzip", err)
 		}
