@@ -89,7 +89,7 @@ func dockerName(name string) string {
 
 // idleDocker looks among dockerd's containers.
 func idleDocker(s *survey, name string) string {
-	for _, path := range glob(s.host.path("/var/lib/docker/containers/*/" + dockerConfig)) {
+	for _, path := range glob(s.host.path("/var/lib/docker/containers"), "*/"+dockerConfig) {
 		var d dockerContainer
 		if readJSON(path, &d) == nil && (d.ID == name || d.Name == "/"+name) {
 			return d.ID

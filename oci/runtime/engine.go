@@ -17,7 +17,7 @@ const (
 // engine is what one engine does differently from the others.
 type engine struct {
 	name string
-	// roots are patterns of the state directories that it gives to runtimes, besides the
+	// roots are patterns below / of the state directories that it gives to runtimes, besides the
 	// runtimes' own defaults.
 	roots []string
 	// made tells the engine's containers by the place of their bundle: annotations
@@ -42,13 +42,13 @@ func engines() []engine {
 			name: Docker, made: madeByDocker,
 			// The pattern covers the runtimes that an administrator added, and
 			// namespaces of a containerd that is not Docker's own.
-			roots:    []string{"/run/docker/runtime-*/*"},
+			roots:    []string{"run/docker/runtime-*/*"},
 			describe: describeDocker, idle: idleDocker, after: afterDocker,
 		},
 		{
 			name: Containerd, made: madeByContainerd,
 			// A crun that runs in place of runc uses runc's directory.
-			roots:    []string{"/run/containerd/runc/*", "/run/containerd/runsc/*"},
+			roots:    []string{"run/containerd/runc/*", "run/containerd/runsc/*"},
 			describe: describeContainerd, after: afterContainerd,
 		},
 		{

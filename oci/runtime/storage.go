@@ -87,7 +87,7 @@ func storages(c *Container) []string {
 func (s *survey) containersOf(dir string) []storedContainer {
 	var all []storedContainer
 	for _, name := range []string{"containers.json", "volatile-containers.json"} {
-		for _, path := range glob(filepath.Join(dir, "*-containers", name)) {
+		for _, path := range glob(dir, "*-containers/"+name) {
 			list, ok := s.containers[path]
 			if !ok {
 				// What cannot be read names nothing: the ID stays.
@@ -111,7 +111,7 @@ func (s *survey) storedImage(dirs []string, id, name string) *archive.Base {
 		base.Image = "" // it was run by its ID
 	}
 	for _, dir := range dirs {
-		for _, path := range glob(filepath.Join(dir, "*-images", "images.json")) {
+		for _, path := range glob(dir, "*-images/images.json") {
 			list, ok := s.images[path]
 			if !ok {
 				_ = readJSON(path, &list)

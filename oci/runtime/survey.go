@@ -70,13 +70,13 @@ func (o FindOptions) places() ([][]place, error) {
 	}
 	for _, e := range engines() {
 		for _, pattern := range e.roots {
-			for _, dir := range glob(host.path(pattern)) {
+			for _, dir := range glob(host.path("/"), pattern) {
 				system = append(system, place{root: dir})
 			}
 		}
 	}
 	for _, pattern := range userRoots() {
-		for _, dir := range glob(host.path(filepath.Join(usersDir, "*", pattern))) {
+		for _, dir := range glob(host.path(usersDir), "*/"+pattern) {
 			user := rootUser(strings.TrimPrefix(dir, filepath.Clean(host.Dir)))
 			switch user {
 			case 0:
@@ -230,9 +230,12 @@ func bundleIn(path, field string) string {
 	return bundle
 }
 
-// glob gives the paths that match a pattern of ours.
-func glob(pattern string) []string {
-	paths, _ := filepath.Glob(pattern) // the only error is a bad pattern
+// glob gives the paths below dir that match a pattern of ours. dir is taken as it is.
+func glob(dir, pattern string) []string {
+	paths, _ := fs.Glob(os.DirFS(dir), pattern) // the only error is a bad pattern
+	for i, path := range paths {
+		paths[i] = filepath.Join(dir, path)
+	}
 	return paths
 }
 

@@ -122,8 +122,8 @@ func (r Runtime) CRIU() bool { return !r.kind.sandbox }
 func (r Runtime) knows(id string) bool {
 	path := filepath.Join(r.Root, id)
 	if r.kind.sandbox {
-		// An ID holds nothing that would be a pattern.
-		return len(glob(path+sandboxMark+"*"+sandboxState)) > 0
+		// What CheckID allows is no pattern.
+		return len(glob(r.Root, id+sandboxMark+"*"+sandboxState)) > 0
 	}
 	_, err := os.Lstat(path)
 	return !errors.Is(err, fs.ErrNotExist)
