@@ -88,7 +88,7 @@ func ticksIn(t *testing.T, log string) []int {
 		t.Fatal(err)
 	}
 	var list []int
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(strings.ReplaceAll(string(b), "\r", "")) { // a terminal's
 		number, ok := strings.CutPrefix(line, "tick ")
 		digits, whole := strings.CutSuffix(number, "\n")
 		if !ok || !whole {

@@ -1,0 +1,141 @@
+package e2e
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ckarchive/ckarchive/test/env"
+)
+
+// runc runs runc on the container.
+func (c *container) runc(args ...string) string {
+	c.t.Helper()
+	return command(c.t, append([]string{"runc", "--root", c.h.runtime}, args...)...)
+}
+
+func TestPausedContainer(t *testing.T) {
+	for _, engine := range []string{"direct", "runtime"} {
+		t.Run(engine, func(t *testing.T) {
+			h := newHost(t)
+			c := h.start("c", counts())
+			c.runc("pause", c.id)
+			at := len(c.ticks())
+			path := c.export("c.tar.zst", "--leave-running", "--engine", engine, "--base", h.built.base)
+			if got := c.state(); got != "paused" {
+				t.Errorf("a container that was paused is %s, want paused", got)
+			}
+			if got := len(c.ticks()); got > at+1 {
+				t.Errorf("a paused container has counted %d ticks", got-at)
+			}
+			// The restored one was never paused by its owner's hand here: it runs.
+			r := h.restore("r", path, "--base", h.built.base)
+			r.wellFrom(c)
+			c.runc("resume", c.id)
+			c.unharmed()
+			// And one that is paused can be stopped.
+			c.runc("pause", c.id)
+			path = c.export("d.tar.zst", "--engine", engine, "--base", h.built.base)
+			if got := c.state(); got != "stopped" {
+				t.Errorf("the exported container is %s, want stopped", got)
+			}
+			h.restore("d", path, "--base", h.built.base).wellFrom(c)
+		})
+	}
+}
+
+func TestContainersThatDoNotRun(t *testing.T) {
+	h := newHost(t)
+	h.run("export", h.id("absent"), h.path("c.tar")).refused(4, h.id("absent"), "runc list")
+	h.run("export", "../"+h.id("absent"), h.path("c.tar")).refused(4)
+
+	bundle := env.Bundle(t, h.path("created"), counts())
+	h.copyBase(bundle + "/rootfs")
+	id := h.id("created")
+	t.Cleanup(func() {
+		if said, err := exec.Command("runc", "--root", h.runtime, "delete", "--force", id).CombinedOutput(); err != nil {
+			t.Errorf("delete: %v\n%s", err, said)
+		}
+	})
+	create := exec.Command("runc", "--root", h.runtime, "create", "--bundle", bundle, id)
+	must(t, create.Run())
+	h.run("export", id, h.path("c.tar")).refused(5, "created")
+
+	c := h.start("c", counts())
+	c.runc("kill", c.id, "KILL")
+	c.wantState("stopped")
+	h.run("export", c.id, h.path("c.tar")).refused(5, "stopped")
+	if exists(t, h.path("c.tar")) {
+		t.Error("a file was left")
+	}
+}
+
+func TestUsedID(t *testing.T) {
+	h := newHost(t)
+	c := h.start("c", counts())
+	path := c.export("c.tar.zst", "--leave-running", "--base", h.built.base)
+	for _, args := range [][]string{{"--id", c.id}, nil} { // nil: the ID of the archive
+		h.run(append(append([]string{"restore", "-d", "--base", h.built.base}, args...), path)...).refused(5, c.id, "--id")
+		c.unharmed()
+	}
+	for _, engine := range []string{"runtime", "direct"} {
+		r := h.restore(engine, path, "--engine", engine, "--base", h.built.base)
+		r.awaitTicks(3)
+		h.run("restore", "-d", "--engine", engine, "--base", h.built.base, "--id", r.id, path).refused(5, r.id, "--id")
+		r.awaitTicks(3)
+		r.wellBehaved()
+	}
+	h.run("restore", "-d", "--id", "../evil", "--base", h.built.base, path).refused(2, "../evil")
+}
+
+// Two exports at the same time: one may be refused, nothing is harmed.
+func TestBusy(t *testing.T) {
+	h := newHost(t)
+	c := h.start("c", counts("--memory", "32"))
+	type end struct {
+		status int
+		said   string
+	}
+	for range 3 {
+		ends := make(chan end, 2)
+		for _, file := range []string{"a.tar", "b.tar"} {
+			cmd := h.command("export", "--force", "--leave-running", "--base", h.built.base, c.id, h.path(file))
+			go func() {
+				said, _ := cmd.CombinedOutput() //nolint:errcheck // the status tells
+				ends <- end{statusOf(cmd.ProcessState), string(said)}
+			}()
+		}
+		good := 0
+		for range 2 {
+			switch e := <-ends; {
+			case e.status == 0:
+				good++
+			case e.status != 5 || !strings.Contains(e.said, "wait"):
+				t.Errorf("status %d, want 0, or 5 with a hint to wait: %s", e.status, e.said)
+			}
+		}
+		if good == 0 {
+			t.Error("no export went well")
+		}
+		c.unharmed()
+	}
+}
+
+func TestJoinedProcess(t *testing.T) {
+	h := newHost(t)
+	c := h.start("c", counts())
+	began := time.Now()
+	exec := exec.Command("runc", "--root", h.runtime, "exec", "--detach", c.id, "/bin/sleep", "1000")
+	must(t, exec.Run())
+	h.run("export", "--base", h.built.base, c.id, h.path("c.tar")).refused(5, "joined", "--force")
+	c.unharmed()
+	if exists(t, h.path("c.tar")) {
+		t.Error("a file was left")
+	}
+	path := c.export("c.tar.zst", "--force", "--base", h.built.base)
+	if time.Since(began) > 1000*time.Second {
+		t.Fatal("the joined process has ended by itself")
+	}
+	h.restore("r", path, "--base", h.built.base).wellFrom(c)
+}
