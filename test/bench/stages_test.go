@@ -168,5 +168,6 @@ func BenchmarkStages(b *testing.B) {
 	}
 	stage("scan", func(b *testing.B) { move(b, archive.Discard{}, fromFile(b), true) })
 	stage("unpack", func(b *testing.B) { unpack(b, fromFile(b)) })
+	stage("unpack+verify", func(b *testing.B) { unpack(b, archive.NewVerified(fromFile(b))) })
 	stage("copy directory", func(b *testing.B) { unpack(b, openCheckpoint(b, dir)) })
 }
