@@ -254,10 +254,13 @@ func (c *container) removeDirect() {
 		_ = p.Kill() // it may be gone
 	}
 	await(c.t, "end of "+c.id, func() bool {
+		left := 0
 		for _, dir := range named("/sys/fs/cgroup", c.id, 7) {
-			_ = os.Remove(dir) // busy until the processes are gone
+			if filepath.Base(dir) == c.id && os.Remove(dir) != nil { // busy until the processes are gone
+				left++
+			}
 		}
-		return len(named("/sys/fs/cgroup", c.id, 7)) == 0
+		return left == 0
 	})
 }
 

@@ -16,7 +16,7 @@ func TestEstablishedConnection(t *testing.T) {
 	c := h.start("c", counts("--tcp"))
 	for _, engine := range []string{"direct", "runtime"} {
 		o := h.run("export", "--engine", engine, "--base", h.built.base, c.id, h.path("c.tar")).refused(6, "Connected TCP socket", "--tcp-established", "keeps running")
-		log := regexpLog(t, o, "dump.log")
+		log := namedLog(t, o, "dump.log")
 		if !strings.Contains(readFile(t, log), "Connected TCP socket") {
 			t.Errorf("the log %s does not hold the reason", log)
 		}
@@ -49,7 +49,19 @@ func TestEstablishedConnection(t *testing.T) {
 	h.restore("second", second, "--base", h.built.base).wellFrom(first)
 }
 
-func regexpLog(t *testing.T, o outcome, name string) string {
+func TestNetworkLocks(t *testing.T) {
+	h := newHost(t, "iptables", "nft")
+	env.Leaks(t, "CRIU")
+	c := h.start("c", counts("--tcp"))
+	for i, lock := range []string{"iptables", "nftables", "skip"} {
+		path := c.export(lock+".tar", "--tcp-established", "--network-lock", lock, "--base", h.built.base)
+		r := h.restore(lock, path, "--engine", []string{"runtime", "direct"}[i%2], "--base", h.built.base)
+		r.wellFrom(c)
+		c = r
+	}
+}
+
+func namedLog(t *testing.T, o outcome, name string) string {
 	t.Helper()
 	for word := range strings.FieldsSeq(o.stderr) {
 		word = strings.Trim(word, `"();:,`)
@@ -120,7 +132,6 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
-// A container in the background gets a shell's session from nowhere.
 func TestLinkRemap(t *testing.T) {
 	h := newHost(t)
 	opts := counts()
