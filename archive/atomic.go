@@ -67,7 +67,7 @@ func checkTarget(path string, replace bool) error {
 	case err != nil:
 		return fmt.Errorf("create %q: %w", path, bare(err))
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("create %q: %w as a %s, which is never replaced", path, ErrExists, describeMode(info.Mode()))
+		return fmt.Errorf("create %q: %w but a %s, which is never replaced", path, ErrSpecialFile, describeMode(info.Mode()))
 	case !replace:
 		return fmt.Errorf("create %q: the file %w", path, ErrExists)
 	}

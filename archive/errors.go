@@ -14,6 +14,9 @@ var (
 	ErrNotArchive = fmt.Errorf("%w: not a checkpoint archive", ErrRejected)
 	// ErrExists marks an output that is there already and was not to be replaced.
 	ErrExists = errors.New("already exists")
+	// ErrSpecialFile marks an output that is there as something that is never replaced: a
+	// directory, a link, a FIFO, a device. It is also an [ErrExists].
+	ErrSpecialFile = fmt.Errorf("%w and is no regular file", ErrExists)
 	// ErrNotFound marks a member or archive that is not there.
 	ErrNotFound = errors.New("not found")
 	// ErrNotDurable marks a file that has its final name while the folder could not be synced:

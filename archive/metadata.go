@@ -75,6 +75,8 @@ type External struct {
 	Path string `json:"path,omitempty"` // mount point or path inside the container
 	// Directory tells, for a mount, whether its root is a directory.
 	Directory bool `json:"directory,omitempty"`
+	// Mode is st_mode of an external file: its type and permissions.
+	Mode uint32 `json:"mode,omitempty"`
 	// Flags are the open(2) flags of an external file; Size is its length in bytes at the dump.
 	Flags int   `json:"flags,omitempty"`
 	Size  int64 `json:"size,omitempty"`

@@ -87,7 +87,7 @@ func externalFile(f openFile, known map[int]bool) (archive.External, bool) {
 	if known[f.mountID] || f.mountID < 0 || !strings.HasPrefix(f.link, "/") || strings.HasPrefix(f.link, "/memfd:") || strings.HasSuffix(f.link, " (deleted)") {
 		return archive.External{}, false
 	}
-	ext := archive.External{Path: f.link, Flags: f.flags, FD: f.fd}
+	ext := archive.External{Path: f.link, Flags: f.flags, FD: f.fd, Mode: f.stat.Mode}
 	switch f.stat.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		ext.Kind, ext.Size = kindFile, f.stat.Size

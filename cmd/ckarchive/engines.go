@@ -3,13 +3,11 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/ckarchive/ckarchive/criu"
 	"github.com/ckarchive/ckarchive/oci/runtime"
@@ -27,65 +25,6 @@ func (r *restore) flags() criu.Flags {
 		ExtUnixSk:      c.ExtUnixSk || dumped("ext-unix-sk"),
 		ShellJob:       c.ShellJob || dumped("shell-job"),
 	}
-}
-
-// stdio is what the container's standard descriptors become: ckarchive's own in the foreground; a
-// log otherwise, so that a caller who waits for the end of our output is not kept waiting by
-// the container.
-func (r *restore) stdio() (in, out, errs *os.File, err error) {
-	if !r.cmd.Detach {
-		if out, err = r.foreground(r.app.stdout); err != nil {
-			return nil, nil, nil, err
-		}
-		errs, err = r.foreground(r.app.stderr)
-		return r.app.stdin, out, errs, err
-	}
-	if r.spec.Process != nil && r.spec.Process.Terminal {
-		return nil, nil, nil, nil
-	}
-	path := r.cmd.Log
-	if path == "" {
-		path = filepath.Join(r.home, "container.log")
-	}
-	if r.logger, err = startLogger(path); err != nil {
-		return nil, nil, nil, err
-	}
-	return nil, r.logger.pipe, r.logger.pipe, nil
-}
-
-// foreground gives what a container writes to in place of w: w itself if it is a pipe or a
-// terminal, else a pipe to it. CRIU opens descriptors anew, and a file would be written over
-// from its beginning.
-func (r *restore) foreground(w io.Writer) (*os.File, error) {
-	if f, ok := w.(*os.File); ok {
-		info, err := f.Stat()
-		if err != nil {
-			return nil, err
-		}
-		if !info.Mode().IsRegular() {
-			return f, nil
-		}
-	}
-	from, to, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	r.pipes = append(r.pipes, to)
-	r.output.Go(func() {
-		// An output that cannot be written any more is the caller's loss, not the container's.
-		_, _ = io.Copy(w, from)
-		_, _ = io.Copy(io.Discard, from)
-		_ = from.Close()
-	})
-	return to, nil
-}
-
-// dropPipes closes our ends of the container's output, which then ends with the container.
-func (r *restore) dropPipes() {
-	for _, p := range r.pipes {
-		_ = p.Close() // nothing is buffered
-	}
-	r.pipes = nil
 }
 
 // restoreByRuntime hands the images to an OCI runtime, with a CRIU configuration that
@@ -120,10 +59,6 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 	}
 	in, out, errs, err := r.stdio()
 	if err != nil {
-		return err
-	}
-	// The runtime detaches; what it leaves is our child, so that its end can be waited for.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return err
 	}
 	pid, err := r.runtime.Restore(ctx, runtime.RestoreOptions{

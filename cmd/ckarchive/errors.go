@@ -94,6 +94,7 @@ func classes() []class {
 		{runtime.ErrNotFound, exitNotFound, "runc list, crun list or ckarchive list --containers show what is there; --runtime-root names another state directory"},
 		{archive.ErrNotFound, exitNotFound, ""},
 		{registry.ErrNotFound, exitNotFound, "ckarchive list shows the local store"},
+		{archive.ErrSpecialFile, exitEnvironment, "name a regular file, or one that is not there yet"},
 		{archive.ErrExists, exitEnvironment, "choose another name, or replace it with --force"},
 		{runtime.ErrExists, exitEnvironment, "choose another ID with --id, or delete that container first"},
 		{runtime.ErrNotRunning, exitEnvironment, "only a running or paused container has memory to dump"},
@@ -135,9 +136,17 @@ func statusOf(err error) (status int, hint string) {
 	}
 	var ce *criu.Error
 	if errors.As(err, &ce) && ce.Remedy != "" {
-		hint = ce.Remedy
+		hint = asFlag(ce.Remedy, ce.Option)
 	}
 	return status, hint
+}
+
+// asFlag names CRIU's option as the command line does.
+func asFlag(remedy, option string) string {
+	if option == "" {
+		return remedy
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(remedy, "the "+option+" option", "--"+option), option+" option", "--"+option)
 }
 
 // statusByType knows the errors that say by their type how far a command came.

@@ -93,23 +93,33 @@ const (
 	guardName  = "ckarchive-guard"
 )
 
-// startLogger starts the process; it ends when all holders of the pipe have.
-func startLogger(path string) (_ *logger, err error) {
+// startLogger starts the process on a pipe; it ends when all holders of the pipe have.
+func startLogger(path string) (*logger, error) {
+	from, to, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close() //nolint:errcheck // the logger has its own
+	l, err := startLoggerOn(from, to, path)
+	if err != nil {
+		return nil, errors.Join(err, to.Close())
+	}
+	return l, nil
+}
+
+// startLoggerOn starts the process that copies from into the file path. to is the container's
+// end.
+func startLoggerOn(from, to *os.File, path string) (_ *logger, err error) {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the container's log: %w", err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	r, w, err := os.Pipe()
+	proc, err := startSelf([]string{loggerName}, from, file)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("start the container's log: %w", err)
 	}
-	defer r.Close() //nolint:errcheck // the logger has its own
-	proc, err := startSelf([]string{loggerName}, r, file)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start the container's log: %w", err), w.Close())
-	}
-	return &logger{pipe: w, proc: proc}, nil
+	return &logger{pipe: to, proc: proc}, nil
 }
 
 // startSelf starts this program in a session of its own; in and out may be nil.

@@ -38,7 +38,10 @@ func (c *Container) Checkpoint(ctx context.Context, o CheckpointOptions) error {
 	cmd := r.command(ctx, append(args, c.ID)...)
 	cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 	usePath(cmd, o.CRIUPath)
-	if err := cmd.Run(); err != nil {
+	if err := subreap(); err != nil {
+		return err
+	}
+	if err := runAll(cmd); err != nil {
 		said, _ := os.ReadFile(o.LogPath) // the error stands without it
 		return r.failure(ctx, "checkpoint", err, said)
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // commandTimeout bounds the runtime's quick commands. A restore has the caller's
@@ -99,9 +101,11 @@ func lastLines(out string) string {
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
 		if _, msg, ok := strings.Cut(line, "msg="); ok {
+			msg, _, _ = strings.Cut(msg, `" error=`)
 			line = strings.Trim(msg, `"`)
 		}
-		if line != "" {
+		// runc says this of every failed restore, some times over, and then succeeds.
+		if line != "" && !strings.Contains(line, "Failed to remove cgroup (will retry)") {
 			lines = append(lines, line)
 		}
 	}
@@ -138,4 +142,54 @@ func fileWriter(f *os.File) io.Writer {
 		return nil
 	}
 	return f
+}
+
+// runAll runs a command that starts others, such as a runtime that starts CRIU. When it fails it
+// returns only after all of them have ended: a CRIU whose runtime was killed gives the container
+// back as it found it, and must not do so after somebody else has resumed it. The caller has to be
+// the subreaper of its descendants.
+func runAll(cmd *exec.Cmd) error {
+	err := cmd.Run()
+	if err == nil || cmd.Process == nil {
+		return err
+	}
+	return errors.Join(err, reapGroup(cmd.Process.Pid))
+}
+
+// reapGroup waits for the end of all processes of a session of ours. After a while they are asked
+// to end, and then made to.
+func reapGroup(group int) error {
+	const step = 5 * time.Millisecond
+	began := time.Now()
+	signal := syscall.Signal(0)
+	for {
+		pid, err := syscall.Wait4(-group, nil, syscall.WNOHANG, nil)
+		switch {
+		case errors.Is(err, syscall.ECHILD):
+			return nil
+		case err != nil && !errors.Is(err, syscall.EINTR):
+			return fmt.Errorf("wait for the processes of session %d: %w", group, err)
+		case pid > 0:
+			continue
+		}
+		next := syscall.Signal(0)
+		switch waited := time.Since(began); {
+		case waited > 2*killDelay:
+			next = syscall.SIGKILL
+		case waited > killDelay:
+			next = syscall.SIGTERM
+		}
+		if next != signal {
+			signal = next
+			if err := syscall.Kill(-group, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("end the processes of session %d: %w", group, err)
+			}
+		}
+		time.Sleep(step)
+	}
+}
+
+// subreap makes this process the parent of descendants whose own parent ends.
+func subreap() error {
+	return unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 }

@@ -91,7 +91,11 @@ func (r Runtime) Restore(ctx context.Context, o RestoreOptions) (int, error) {
 		cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+o.CRIUConfig)
 	}
 	usePath(cmd, o.CRIUPath)
-	if err := cmd.Run(); err != nil {
+	// What the runtime leaves, the container first of all, is then our child.
+	if err := subreap(); err != nil {
+		return 0, err
+	}
+	if err := runAll(cmd); err != nil {
 		said, _ := os.ReadFile(stderr.Name()) // the error stands without it
 		err = r.failure(ctx, "restore", err, said)
 		return 0, errors.Join(err, r.discard(ctx, o.ID))
