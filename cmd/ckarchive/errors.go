@@ -91,12 +91,13 @@ func classes() []class {
 		{archive.ErrNotArchive, exitRejected, "ckarchive reads its own archives and those of Podman, CRI-O and containerd"},
 		{archive.ErrRejected, exitRejected, "do not use it: fetch it again, or make another one"},
 		{registry.ErrContent, exitRejected, "the registry gave other content than its manifest promises; do not use it"},
-		{runtime.ErrNotFound, exitNotFound, "runc list, crun list or ckarchive list --containers show what is there; --runtime-root names another state directory"},
+		{runtime.ErrNotFound, exitNotFound, "ckarchive list --containers shows what is there; --runtime-root names another state directory"},
 		{archive.ErrNotFound, exitNotFound, ""},
 		{registry.ErrNotFound, exitNotFound, "ckarchive list shows the local store"},
 		{archive.ErrSpecialFile, exitEnvironment, "name a regular file, or one that is not there yet"},
 		{archive.ErrExists, exitEnvironment, "choose another name, or replace it with --force"},
 		{runtime.ErrExists, exitEnvironment, "choose another ID with --id, or delete that container first"},
+		{runtime.ErrNotCRIU, exitEnvironment, "CRIU cannot dump a container of this runtime"},
 		{runtime.ErrNotRunning, exitEnvironment, "only a running or paused container has memory to dump"},
 		{runtime.ErrNoRuntime, exitEnvironment, "install it, or choose another one with --runtime"},
 		{capture.ErrBusy, exitEnvironment, "wait for the other ckarchive to end"},
@@ -160,12 +161,15 @@ func statusByType(err error) (status int, hint string) {
 		interrupted *interruptedError
 		registered  *registry.Error
 		container   containerStatus
+		ambiguous   *runtime.AmbiguousError
 	)
 	switch {
 	case errors.As(err, &container):
 		return int(container), ""
 	case errors.As(err, &usage):
 		return exitUsage, usage.hint
+	case errors.As(err, &ambiguous):
+		return exitUsage, ""
 	case errors.As(err, &captured) && captured.Archived():
 		return exitFinalStep, "ckarchive recover puts the container in its wanted state"
 	case errors.As(err, &captured) && captured.State == capture.Lost:

@@ -19,7 +19,7 @@ import (
 
 // exportCmd freezes, dumps, archives, and then stops or resumes.
 type exportCmd struct {
-	Container string `arg:"" help:"ID of the container."`
+	Container string `arg:"" help:"ID, unique prefix of an ID, or the name that its engine gives it."`
 	Dest      string `arg:"" help:"Where the archive goes."`
 
 	runtimeFlags
@@ -238,12 +238,13 @@ func (x *export) describe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	x.addImage()
 	x.meta = archive.Metadata{
 		FormatVersion: archive.FormatVersion,
 		Format:        archive.FormatCRIU,
 		Tool:          "ckarchive/" + versionString(),
 		Container: archive.Container{
-			ID: x.ctr.ID, Name: x.cmd.Name, Created: x.ctr.Created, Generation: x.ctr.Generation + 1,
+			ID: x.ctr.ID, Name: x.name(), Engine: x.ctr.Engine, Created: x.ctr.Created, Generation: x.ctr.Generation + 1,
 			Runtime: archive.Runtime{
 				Name: x.ctr.Runtime.Name, Version: version, Root: x.ctr.Runtime.Root, Bundle: x.ctr.Bundle,
 			},
@@ -253,6 +254,27 @@ func (x *export) describe(ctx context.Context) error {
 		Base:    x.base,
 	}
 	return nil
+}
+
+// name is what people call the container.
+func (x *export) name() string {
+	if x.cmd.Name != "" {
+		return x.cmd.Name
+	}
+	return x.ctr.Name
+}
+
+// addImage notes the image that the container's engine made it from, unless --base named another.
+func (x *export) addImage() {
+	image := x.ctr.Image
+	if image == nil || x.base != nil && x.base.Image != "" {
+		return
+	}
+	base := *image
+	if x.base != nil {
+		base.Path = x.base.Path
+	}
+	x.base = &base
 }
 
 // options are the options of the dump that the archive keeps, by flag.
@@ -346,7 +368,15 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 
 // report prints the digest or path of the finished archive.
 func (x *export) report(ctx context.Context, a *app, out *sink) error {
+	if !x.cmd.LeaveRunning && !x.cmd.Delete {
+		if next := x.ctr.AfterStop(); next != "" {
+			a.say("hint: %s", next)
+		}
+	}
 	if x.cmd.Delete {
+		if x.ctr.Engine != "" {
+			a.warn("container %q belongs to %s, which keeps a state of its own: %s", x.ctr.ID, x.ctr.Engine, x.ctr.AfterStop())
+		}
 		if err := x.ctr.Delete(ctx); err != nil {
 			a.warn("%v", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/ckarchive/ckarchive/oci/runtime"
 	"github.com/docker/go-units"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -74,6 +75,10 @@ func ago(created string) string {
 // listedContainer is one line of list --containers.
 type listedContainer struct {
 	ID      string `json:"id"`
+	Name    string `json:"name,omitempty"`
+	Pod     string `json:"pod,omitempty"` // NAMESPACE/NAME
+	Engine  string `json:"engine,omitempty"`
+	Image   string `json:"image,omitempty"`
 	Runtime string `json:"runtime"`
 	Root    string `json:"root"`
 	Status  string `json:"status"`
@@ -82,27 +87,29 @@ type listedContainer struct {
 }
 
 func (c *listCmd) containers(ctx context.Context, a *app) error {
-	runtimes, err := c.find(a).Runtimes()
+	// What cannot be read is told; the others are listed all the same.
+	ctrs, err := runtime.All(ctx, c.find(a))
 	if err != nil {
-		return err
+		a.warn("%v", err)
 	}
 	list := []listedContainer{}
-	for _, r := range runtimes {
-		ctrs, err := r.List(ctx)
-		if err != nil {
-			a.warn("%v", err)
+	for _, ctr := range ctrs {
+		l := listedContainer{
+			ID: ctr.ID, Name: ctr.Name, Pod: ctr.Pod, Engine: ctr.Engine, Runtime: ctr.Runtime.Name,
+			Root: ctr.Runtime.Root, Status: ctr.Status, PID: ctr.PID, Bundle: ctr.Bundle,
 		}
-		for _, ctr := range ctrs {
-			list = append(list, listedContainer{ctr.ID, r.Name, r.Root, ctr.Status, ctr.PID, ctr.Bundle})
+		if ctr.Image != nil {
+			l.Image = ctr.Image.Image
 		}
+		list = append(list, l)
 	}
 	if a.cli.JSON {
 		return a.printJSON(list)
 	}
 	return a.columns(func(w io.Writer) {
-		fmt.Fprintln(w, "ID\tRUNTIME\tSTATUS\tPID\tBUNDLE")
+		fmt.Fprintln(w, "ID\tNAME\tENGINE\tRUNTIME\tSTATUS\tPID\tIMAGE")
 		for _, l := range list {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", oneLine(l.ID), l.Runtime, l.Status, l.PID, oneLine(l.Bundle))
+			fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%s\t%d\t%s\n", oneLine(l.ID), oneLine(l.Name), l.Engine, l.Runtime, l.Status, l.PID, oneLine(l.Image))
 		}
 	})
 }
