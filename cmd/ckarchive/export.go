@@ -150,6 +150,9 @@ func (c *exportCmd) prepare(ctx context.Context, a *app) (*export, error) {
 	if err := x.ctr.Dumpable(); err != nil {
 		return nil, err
 	}
+	if c.Engine == "runtime" && x.ctr.Runtime.Name == runtime.Direct {
+		return nil, withHint(&environmentError{fmt.Errorf("container %q was restored directly: it has no runtime to dump it", x.ctr.ID)}, "use --engine direct")
+	}
 	if x.criu, err = a.findCRIU(ctx); err != nil {
 		return nil, err
 	}

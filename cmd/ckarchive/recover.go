@@ -18,7 +18,7 @@ func (c *recoverCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	more, err := a.recoverRestores(ctx)
+	more, busy, err := a.recoverRestores(ctx)
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,10 @@ func (c *recoverCmd) Run(ctx context.Context, a *app) error {
 			}
 		}
 	}
-	if len(done) == 0 {
+	for _, id := range busy {
+		a.say("container %q: a restore is still at work; try again when it has ended", id)
+	}
+	if len(done) == 0 && len(busy) == 0 {
 		a.say("nothing to recover")
 	}
 	if failed != nil {

@@ -50,7 +50,7 @@ func (a *app) recoverAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	more, err := a.recoverRestores(ctx)
+	more, _, err := a.recoverRestores(ctx)
 	if err != nil {
 		return err
 	}
@@ -93,16 +93,16 @@ func targetContainer(ctx context.Context, t capture.Target) (*runtime.Container,
 	return rt.Container(ctx, t.ID)
 }
 
-// recoverRestores removes what restores left whose process is gone.
-func (a *app) recoverRestores(ctx context.Context) ([]capture.Recovery, error) {
+// recoverRestores removes what restores left whose process is gone. busy are those at which a
+// process is still at work.
+func (a *app) recoverRestores(ctx context.Context) (done []capture.Recovery, busy []string, err error) {
 	entries, err := os.ReadDir(a.containersDir())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for unfinished restores: %w", err)
+		return nil, nil, fmt.Errorf("look for unfinished restores: %w", err)
 	}
-	var done []capture.Recovery
 	for _, e := range entries {
 		home := a.containerHome(e.Name())
 		var st restoreState
@@ -115,10 +115,13 @@ func (a *app) recoverRestores(ctx context.Context) ([]capture.Recovery, error) {
 		}
 		unlock, lerr := a.lock("restore-" + e.Name())
 		if errors.Is(lerr, capture.ErrBusy) {
+			if err == nil {
+				busy = append(busy, e.Name())
+			}
 			continue
 		}
 		if lerr != nil {
-			return nil, lerr
+			return nil, nil, lerr
 		}
 		res := capture.Recovery{
 			Target: capture.Target{ID: e.Name(), Runtime: st.Runtime, RuntimePath: st.RuntimePath, RuntimeRoot: st.RuntimeRoot},
@@ -128,7 +131,7 @@ func (a *app) recoverRestores(ctx context.Context) ([]capture.Recovery, error) {
 		unlock()
 		done = append(done, res)
 	}
-	return done, nil
+	return done, busy, nil
 }
 
 // removeRestore removes a restore that did not end: first what the runtime has of it.
