@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -236,9 +235,6 @@ func (h *host) restore(name, src string, flags ...string) *container {
 	}
 	args := append([]string{"--json", "restore", "--detach", "--log", c.log, "--id", c.id}, flags...)
 	cmd := h.command(append(args, src)...)
-	if c.direct {
-		cmd.Env = slices.DeleteFunc(cmd.Env, func(v string) bool { return strings.HasPrefix(v, "CKARCHIVE_RUNTIME_ROOT=") })
-	}
 	h.t.Cleanup(c.remove)
 	said := decode[restored](h.end(cmd, nil).want(0))
 	if said.ID != c.id || said.PID <= 0 {

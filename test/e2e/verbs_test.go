@@ -241,3 +241,38 @@ func TestKilledRestore(t *testing.T) {
 		})
 	}
 }
+
+// The state directory of a runtime is no place for what has no runtime: the same
+// environment finds a container of either kind.
+func TestDirectWithRuntimeRoot(t *testing.T) {
+	h := newHost(t)
+	c := h.start("c", counts())
+	path := c.export("c.tar", "--base", h.built.base)
+	r := &container{t: t, h: h, id: h.id("r"), log: h.path("log"), direct: true}
+	t.Cleanup(r.remove)
+	said := decode[restored](h.ok("--json", "restore", "--detach", "--engine", "direct", "--id", r.id, "--log", r.log, "--base", h.built.base, path))
+	r.pid, r.rootfs = said.PID, said.Rootfs
+	r.wellFrom(c)
+	noFiles(t, h.runtime, c.id)
+	next := r.export("next.tar", "--base", h.built.base)
+	h.restore("next", next, "--base", h.built.base).wellFrom(r)
+}
+
+// A variable that is set to nothing is as good as none.
+func TestEmptyEnvironment(t *testing.T) {
+	h := newHost(t)
+	cmd := h.command("--json", "list", "--containers")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + h.dir, "CKARCHIVE_ROOT=", "CKARCHIVE_RUN=", "CKARCHIVE_RUNTIME_ROOT="}
+	cmd.Dir = h.tmp
+	for _, row := range decode[[]struct{ Runtime, Root string }](h.end(cmd, nil).want(0)) {
+		if strings.HasPrefix(row.Root, h.tmp) {
+			t.Errorf("%s is looked for in the working directory: %s", row.Runtime, row.Root)
+		}
+	}
+	cmd = h.command("check")
+	cmd.Env, cmd.Dir = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + h.dir, "CKARCHIVE_ROOT="}, h.tmp
+	if o := h.end(cmd, nil).want(0); strings.Contains(o.stdout, h.tmp) {
+		t.Errorf("the working directory is the store: %s", o)
+	}
+	noFiles(t, h.tmp)
+}
