@@ -114,11 +114,11 @@ func bench(ctx context.Context, args []string) (err error) {
 	}
 	tools := map[string]tool{oursName: ours{s}, plainName: plain{s}}
 	if slices.Contains(o.tools, podmanName) {
-		p, err := newPodman(ctx, s)
-		if err != nil {
+		p := newPodman(s)
+		defer func() { err = errors.Join(err, p.close(cleanUp)) }()
+		if err := p.importBase(ctx); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, p.close(cleanUp)) }()
 		tools[podmanName] = p
 	}
 	r := results{}

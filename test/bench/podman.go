@@ -17,14 +17,15 @@ type podman struct {
 
 var _ tool = podman{}
 
-// newPodman imports the base as an image.
-func newPodman(ctx context.Context, s *scene) (podman, error) {
-	t := podman{s, "localhost/ckarchive-bench:base"}
-	tar := filepath.Join(s.dir, "base.tar")
-	if err := run(ctx, "tar", "-cf", tar, "-C", s.base, "."); err != nil {
-		return t, err
+func newPodman(s *scene) podman { return podman{s, "localhost/ckarchive-bench:base"} }
+
+// importBase makes an image of the base.
+func (t podman) importBase(ctx context.Context) error {
+	tar := filepath.Join(t.dir, "base.tar")
+	if err := run(ctx, "tar", "-cf", tar, "-C", t.base, "."); err != nil {
+		return err
 	}
-	return t, run(ctx, t.podman("import", tar, t.image)...)
+	return run(ctx, t.podman("import", tar, t.image)...)
 }
 
 func (t podman) podman(args ...string) []string {
