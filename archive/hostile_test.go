@@ -148,6 +148,7 @@ func hostileStructure() []hostile {
 		{"tar-checksum", false, without("spec.dump", raw{name: "spec.dump", body: "{}", patch: func(h *[blockBytes]byte) { h[0] = 'S' }})},
 		{"tar-checksum-first", false, bytesOf(func(b []byte) []byte { b[0] ^= 1; return b })},
 		{"tar-sparse-bomb-pax", false, with(pax(paxRecord("GNU.sparse.major", "1"), paxRecord("GNU.sparse.minor", "0"), paxRecord("GNU.sparse.realsize", "1125899906842624"), paxRecord("GNU.sparse.name", "a")), raw{name: "a", body: "0\n" + strings.Repeat("\x00", 510)})},
+		{"tar-sparse-pax-small", false, with(pax(paxRecord("GNU.sparse.major", "1"), paxRecord("GNU.sparse.minor", "0"), paxRecord("GNU.sparse.realsize", "8"), paxRecord("GNU.sparse.name", "a")), raw{name: "a", body: "1\n0\n4\n" + strings.Repeat("\x00", 506) + "data"})},
 		{"tar-sparse-pax-01", false, with(pax(paxRecord("GNU.sparse.map", "0,0"), paxRecord("GNU.sparse.size", "9")), file)},
 		{"tar-sparse-map-flood", false, with(raw{name: "a", flag: 'S', edit: func(h *[blockBytes]byte) { gnu(h); h[482] = 1 }, body: strings.Repeat("\x01", 64<<10)})},
 		{"tar-trunc-header", false, bytesOf(func(b []byte) []byte { return b[:len(b)-len(endMark)-4096-blockBytes/2] })},

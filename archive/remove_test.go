@@ -160,27 +160,49 @@ func bind(t *testing.T, from, to string) {
 	})
 }
 
-// TestRemoveTreeImmutable tells why a file cannot be removed, not that it is no directory.
-func TestRemoveTreeImmutable(t *testing.T) {
+// TestRemoveTreeReadOnly tells why a file cannot be removed.
+func TestRemoveTreeReadOnly(t *testing.T) {
+	dir, want := t.TempDir(), error(unix.EACCES)
+	file := filepath.Join(dir, "file")
 	if os.Geteuid() == 0 {
-		needRoot(t)
-		dir := t.TempDir()
+		want = unix.EROFS
 		mountTmpfs(t, dir, "size=64k")
-		write(t, filepath.Join(dir, "file"), "x")
+		write(t, file, "x")
 		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 			t.Fatal(err)
 		}
-		if err := RemoveTree(filepath.Join(dir, "file")); !errors.Is(err, unix.EROFS) {
-			t.Errorf("got %v, want EROFS", err)
+	} else {
+		write(t, file, "x")
+		if err := os.Chmod(dir, 0o500); err != nil { //nolint:gosec // a directory
+			t.Fatal(err)
 		}
-		return
 	}
-	dir := t.TempDir()
-	write(t, filepath.Join(dir, "file"), "x")
-	if err := os.Chmod(dir, 0o500); err != nil { //nolint:gosec // a directory
+	if err := RemoveTree(file); !errors.Is(err, want) {
+		t.Errorf("got %v, want %v", err, want)
+	}
+}
+
+// TestRemoveTreeImmutable also does so where the kernel's answer could mean a directory.
+func TestRemoveTreeImmutable(t *testing.T) {
+	needRoot(t)
+	file := filepath.Join(t.TempDir(), "file")
+	write(t, file, "x")
+	f, err := os.Open(file)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := RemoveTree(filepath.Join(dir, "file")); !errors.Is(err, fs.ErrPermission) {
-		t.Errorf("got %v, want ErrPermission", err)
+	defer f.Close()        //nolint:errcheck // read only
+	const immutable = 0x10 // FS_IMMUTABLE_FL of linux/fs.h
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, immutable); err != nil {
+		t.Skipf("the file system has no immutable files: %v", err)
 	}
+	defer func() {
+		if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := RemoveTree(file); !errors.Is(err, unix.EPERM) {
+		t.Errorf("got %v, want EPERM", err)
+	}
+	content(t, file, "x")
 }

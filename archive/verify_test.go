@@ -2,6 +2,7 @@ package archive_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"slices"
@@ -264,6 +265,30 @@ func TestCopyOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	archivetest.Equal(t, got, drop("artifacts")(drop(archive.Image("pages-1.img"))(slices.Clone(files))))
+}
+
+// misannounced says a size of its members that is not theirs.
+type misannounced struct {
+	archive.Source
+	by int64
+}
+
+func (m misannounced) Next(ctx context.Context) (archive.Entry, io.Reader, error) {
+	e, r, err := m.Source.Next(ctx)
+	e.Size += m.by
+	return e, r, err
+}
+
+// TestCopyChecksSizes also where the sink does not.
+func TestCopyChecksSizes(t *testing.T) {
+	files := []archivetest.File{{Name: "a", Content: []byte("content")}}
+	for by, ok := range map[int64]bool{0: true, 1: false, -1: false} {
+		src := misannounced{archivetest.Source(files), by}
+		_, err := archive.Copy(t.Context(), archive.Discard{}, src, archive.CopyOptions{})
+		if (err == nil) != ok {
+			t.Errorf("%+d bytes announced: got %v, want an error unless 0", by, err)
+		}
+	}
 }
 
 // TestCopySkipStillReads finds the damage of a member that is left out.

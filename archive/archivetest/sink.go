@@ -106,12 +106,12 @@ func testAfterCommit(t *testing.T, sink archive.Sink, readBack ReadBack) {
 	if err := sink.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if err := sink.Commit(t.Context()); err == nil {
+		t.Error("second Commit: got nil, want an error")
+	}
 	late := File{Name: "late", Content: []byte("x")}
 	if err := sink.Put(t.Context(), late.entry(), bytes.NewReader(late.Content)); err == nil {
 		t.Error("Put after Commit: got nil, want an error")
-	}
-	if err := sink.Commit(t.Context()); err == nil {
-		t.Error("second Commit: got nil, want an error")
 	}
 	visible(t, readBack, want)
 }
