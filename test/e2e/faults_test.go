@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ckarchive/ckarchive/test/env"
 )
 
 // tinyDisk mounts a file system of that size for the time of the test.
@@ -238,4 +240,33 @@ func TestInterruptedExportOfConnections(t *testing.T) {
 		}
 	}
 	h.ok("recover").want(0, "nothing to recover")
+}
+
+// Interrupted transfers leave nothing under a final name.
+func TestInterruptedTransfers(t *testing.T) {
+	h := newHost(t, "docker-registry")
+	registry := env.Registry(t, env.RegistryOptions{})
+	c := h.start("c", counts("--memory", "64"))
+	path := c.export("c.tar", "--base", h.built.base)
+	name := registry.Host + "/counter:v1"
+	tags := filepath.Join(registry.Dir, "docker/registry/v2/repositories/counter/_manifests/tags")
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		if status, said := h.interruptCommand(sig, "push", 0, "push", "--plain-http", path, name); status != 128+int(sig) {
+			t.Errorf("push: status %d, want %d: %s", status, 128+int(sig), said)
+		}
+		noFiles(t, tags)
+	}
+	h.ok("push", "--plain-http", path, name)
+	fresh := newHost(t)
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		if status, said := fresh.interruptCommand(sig, "pull", 0, "pull", "--plain-http", name); status != 128+int(sig) {
+			t.Errorf("pull: status %d, want %d: %s", status, 128+int(sig), said)
+		}
+		if got := strings.TrimSpace(fresh.ok("--json", "list").stdout); got != "[]" {
+			t.Errorf("after a pull that was interrupted the store has %s, want nothing", got)
+		}
+	}
+	fresh.ok("gc")
+	fresh.ok("pull", "--plain-http", name)
+	fresh.restore("r", name, "--base", h.built.base).wellFrom(c)
 }

@@ -47,7 +47,7 @@ func TestPausedContainer(t *testing.T) {
 
 func TestContainersThatDoNotRun(t *testing.T) {
 	h := newHost(t)
-	h.run("export", h.id("absent"), h.path("c.tar")).refused(4, h.id("absent"), "runc list")
+	h.run("export", h.id("absent"), h.path("c.tar")).refused(4, h.id("absent"), "list --containers")
 	h.run("export", "../"+h.id("absent"), h.path("c.tar")).refused(4)
 
 	bundle := env.Bundle(t, h.path("created"), counts())
