@@ -40,6 +40,18 @@ func mountTmpfs(t *testing.T, dir string, options string) {
 	})
 }
 
+// lock keeps anyone but root from changing what is in dir.
+func lock(t *testing.T, dir string) {
+	t.Helper()
+	set := func(mode fs.FileMode) {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Error(err)
+		}
+	}
+	set(0o500)
+	t.Cleanup(func() { set(0o700) })
+}
+
 func write(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
@@ -300,9 +312,7 @@ func TestAtomicFileReadOnly(t *testing.T) {
 		}
 	} else {
 		write(t, filepath.Join(dir, "a"), "old")
-		if err := os.Chmod(dir, 0o500); err != nil { //nolint:gosec // a directory
-			t.Fatal(err)
-		}
+		lock(t, dir)
 	}
 	for _, name := range []string{"a", "b"} {
 		f, err := CreateAtomic(filepath.Join(dir, name), true)

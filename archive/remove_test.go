@@ -173,9 +173,7 @@ func TestRemoveTreeReadOnly(t *testing.T) {
 		}
 	} else {
 		write(t, file, "x")
-		if err := os.Chmod(dir, 0o500); err != nil { //nolint:gosec // a directory
-			t.Fatal(err)
-		}
+		lock(t, dir)
 	}
 	if err := RemoveTree(file); !errors.Is(err, want) {
 		t.Errorf("got %v, want %v", err, want)
