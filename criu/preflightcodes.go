@@ -1,0 +1,95 @@
+package criu
+
+// preflightCauses are what a look at a container finds beside the causes of
+// failures that CRIU's log tells: what CRIU loses silently, and failures for
+// which the table of known causes has no row.
+//
+//nolint:gochecknoglobals // a constant table
+var preflightCauses = []Finding{
+	{
+		Code: "stray-process", Severity: Warning, Option: "force",
+		Text:   "a process joined the container (an exec session) and is not below its first process: a dump leaves it out silently",
+		Remedy: "end it before the dump, or accept the loss",
+	},
+	{
+		Code: "session-outside", Severity: Blocker,
+		Text:   "a task belongs to a session whose leader is outside of the container's PID namespace",
+		Remedy: "start the container detached or with a terminal of its own (setsid)",
+	},
+	{
+		Code: "nested-namespace", Severity: Blocker,
+		Text:   "a task has a user, PID, IPC, UTS, cgroup or time namespace of its own, which CRIU cannot dump",
+		Remedy: "end the sandboxed process, or run the program without its own sandbox (as --no-sandbox)",
+	},
+	{
+		Code: "tmpfs-size", Severity: Warning,
+		Text:   "a tmpfs holds much data, which is packed with tar and gzip while the container stands still",
+		Remedy: "delete what is not needed, or mount a volume in its place",
+	},
+	{
+		Code: "nested-tmpfs", Severity: Warning,
+		Text:   "a tmpfs lies below a volume: its content is copied, and is private to the container after a restore",
+		Remedy: "give it to the container as a volume of its own",
+	},
+	{
+		Code: "tcp-in-flight", Severity: Blocker, Option: "tcp-skip-in-flight",
+		Text:   "a listening socket has connections that were not accepted yet",
+		Remedy: "wait until they are accepted, or use the tcp-skip-in-flight option to drop them",
+	},
+	{
+		Code: "device-mapping", Severity: Blocker,
+		Text:   "a task has a device mapped into its memory, which CRIU cannot dump",
+		Remedy: "end the use of the device before the dump",
+	},
+	{
+		Code: "uprobes", Severity: Blocker,
+		Text:   "a tracing tool has put uprobes into a task",
+		Remedy: "end the tracing, or put allow-uprobes into a configuration file of CRIU",
+	},
+	{
+		Code: "socket-type", Severity: Blocker,
+		Text:   "a task has a socket of a family or protocol that CRIU cannot dump",
+		Remedy: "close it before the dump",
+	},
+	{
+		Code: "gpu-plugin", Severity: Info,
+		Text:   "a task uses a GPU, whose state a plugin of CRIU dumps",
+		Remedy: "restore on a host with the same kind of GPU, driver and plugin",
+	},
+	{
+		Code: "sockets-unseen", Severity: Warning,
+		Text:   "the sockets of the container could not be looked into",
+		Remedy: "run as root with all capabilities on Linux 5.6 or later",
+	},
+}
+
+// usual are the severities of the codes of the table of known causes that are
+// not blockers.
+//
+//nolint:gochecknoglobals // a constant table
+var usual = map[string]Severity{
+	"freeze-timeout":   Warning, // it may answer by then
+	"stdout-host-file": Info,    // a dump declares it
+	"host-file":        Info,
+	"nested-mount":     Info,
+}
+
+// findingOf gives the words and the usual severity of a code.
+func findingOf(code string) Finding {
+	for _, f := range preflightCauses {
+		if f.Code == code {
+			return f
+		}
+	}
+	f := Finding{Code: code, Severity: Blocker}
+	if s, ok := usual[code]; ok {
+		f.Severity = s
+	}
+	for _, row := range knownCauses {
+		if row.code == code {
+			f.Text, f.Remedy, f.Option = row.cause, row.remedy, row.option
+			break
+		}
+	}
+	return f
+}

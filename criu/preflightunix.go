@@ -1,0 +1,134 @@
+package criu
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// The kernel's messages about unix sockets (linux/unix_diag.h).
+const (
+	unixDiagShowName = 1
+	unixDiagShowPeer = 4
+	unixDiagName     = 0 // attributes
+	unixDiagPeer     = 2
+	unixDiagRequest  = 24 // bytes
+	unixDiagMessage  = 16 // bytes
+)
+
+// unixSocket is a unix socket of a network namespace.
+type unixSocket struct {
+	typ  int
+	name string // may hold any bytes; "" for none
+	peer uint32 // inode of the other end; 0: none
+}
+
+// unixSocketsOf gives the unix sockets of the network namespace of a process by
+// their inode, as CRIU sees them.
+func unixSocketsOf(pid int) (map[uint32]unixSocket, error) {
+	ns, err := os.Open(procPath(pid, "ns", "net"))
+	if err != nil {
+		return nil, fmt.Errorf("list unix sockets: %w", err)
+	}
+	defer ns.Close() //nolint:errcheck // read side
+	var found map[uint32]unixSocket
+	var thread errgroup.Group
+	thread.Go(func() error {
+		runtime.LockOSThread() // for good: the thread stays in the other namespace until it ends
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("list unix sockets: enter network namespace of process %d: %w", pid, err)
+		}
+		var err error
+		if found, err = unixSocketsHere(); err != nil {
+			return fmt.Errorf("list unix sockets of process %d: %w", pid, err)
+		}
+		return nil
+	})
+	if err := thread.Wait(); err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// unixSocketsHere lists the unix sockets of the network namespace of the calling thread.
+func unixSocketsHere() (map[uint32]unixSocket, error) {
+	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(s) //nolint:errcheck // read side
+	req := make([]byte, unix.NLMSG_HDRLEN+unixDiagRequest)
+	ne := binary.NativeEndian
+	ne.PutUint32(req[0:], uint32(len(req))) //nolint:gosec // 40
+	ne.PutUint16(req[4:], unix.SOCK_DIAG_BY_FAMILY)
+	ne.PutUint16(req[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	body := req[unix.NLMSG_HDRLEN:]
+	body[0] = unix.AF_UNIX
+	ne.PutUint32(body[4:], ^uint32(0)) // all states
+	ne.PutUint32(body[12:], unixDiagShowName|unixDiagShowPeer)
+	if err := unix.Sendto(s, req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, err
+	}
+	found := map[uint32]unixSocket{}
+	buf := make([]byte, 1<<16)
+	for {
+		n, _, err := unix.Recvfrom(s, buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		done, err := parseUnixSockets(buf[:n], found)
+		if done || err != nil {
+			return found, err
+		}
+	}
+}
+
+// parseUnixSockets reads an answer of the kernel about unix sockets, and tells whether it was the last.
+func parseUnixSockets(b []byte, found map[uint32]unixSocket) (done bool, err error) {
+	msgs, err := syscall.ParseNetlinkMessage(b)
+	if err != nil {
+		return false, fmt.Errorf("read answer of the kernel: %w", err)
+	}
+	for _, m := range msgs {
+		switch m.Header.Type {
+		case unix.NLMSG_DONE:
+			return true, nil
+		case unix.NLMSG_ERROR:
+			if len(m.Data) < 4 {
+				return false, errors.New("read answer of the kernel: error without a number")
+			}
+			return true, unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data))) //nolint:gosec // a negative number
+		}
+		if len(m.Data) < unixDiagMessage {
+			return false, fmt.Errorf("read answer of the kernel: message of %d bytes", len(m.Data))
+		}
+		s := unixSocket{typ: int(m.Data[1])}
+		for attr := m.Data[unixDiagMessage:]; len(attr) >= unix.SizeofNlAttr; {
+			size := int(binary.NativeEndian.Uint16(attr))
+			if size < unix.SizeofNlAttr || size > len(attr) {
+				return false, fmt.Errorf("read answer of the kernel: attribute of %d bytes", size)
+			}
+			value := attr[unix.SizeofNlAttr:size]
+			switch binary.NativeEndian.Uint16(attr[2:]) {
+			case unixDiagName:
+				s.name = string(value)
+			case unixDiagPeer:
+				if len(value) == 4 {
+					s.peer = binary.NativeEndian.Uint32(value)
+				}
+			}
+			attr = attr[min(len(attr), (size+3)&^3):]
+		}
+		found[binary.NativeEndian.Uint32(m.Data[4:])] = s
+	}
+	return false, nil
+}
