@@ -46,7 +46,17 @@ func TestForeground(t *testing.T) {
 					cmd.Stdout = struct{ io.Writer }{out} // makes os/exec use a pipe
 				}
 				must(t, cmd.Start())
-				await(t, "the container's output", func() bool { return len(r.ticks()) > 5 })
+				t.Cleanup(func() {
+					if cmd.ProcessState == nil { // the test has failed
+						_ = cmd.Process.Signal(syscall.SIGTERM)
+						_ = cmd.Wait()
+					}
+				})
+				await(t, "container's output", func() bool { return len(r.ticks()) > 5 })
+				await(t, "process ID", func() bool { // it is written when the container runs already
+					b, err := os.ReadFile(pidFile)
+					return err == nil && bytes.HasSuffix(b, []byte("\n"))
+				})
 				pid, err := strconv.Atoi(strings.TrimSpace(readFile(t, pidFile)))
 				must(t, err)
 				r.pid, r.rootfs = pid, filepath.Join(h.root, "containers", r.id, "bundle/rootfs")
