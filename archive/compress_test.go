@@ -177,13 +177,20 @@ func (c chunked) Write(p []byte) (int, error) {
 	return done, nil
 }
 
-// TestSameBytes packs one checkpoint on one and two cores, in small and large pieces: the
-// same checkpoint must give the same archive.
+// TestSameBytes packs one checkpoint on one and more cores, as a file and in small and large
+// pieces: the same checkpoint must give the same archive.
 func TestSameBytes(t *testing.T) {
 	plain := pack(t, archivetest.Checkpoint(), archive.Uncompressed)
 	for _, c := range archive.Compressions {
-		want := pack(t, archivetest.Checkpoint(), c)
+		var want []byte
+		packed := pack(t, archivetest.Checkpoint(), c)
 		for _, cores := range []int{1, 2, 3} {
+			t.Run(fmt.Sprintf("%s/%d cores/file", c, cores), func(t *testing.T) {
+				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(cores))
+				if got := pack(t, archivetest.Checkpoint(), c); !bytes.Equal(got, packed) {
+					t.Errorf("got %d bytes that differ from the %d of another number of cores", len(got), len(packed))
+				}
+			})
 			for _, piece := range []int{511, 100_000, 1 << 20, 1<<22 + 1} {
 				t.Run(fmt.Sprintf("%s/%d cores/%d bytes", c, cores, piece), func(t *testing.T) {
 					defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(cores))
@@ -198,8 +205,11 @@ func TestSameBytes(t *testing.T) {
 					if err := w.Close(); err != nil {
 						t.Fatal(err)
 					}
+					if want == nil {
+						want = b.Bytes()
+					}
 					if !bytes.Equal(b.Bytes(), want) {
-						t.Errorf("got %d bytes that differ from the %d of one core and large pieces", b.Len(), len(want))
+						t.Errorf("got %d bytes that differ from the %d of other cores and pieces", b.Len(), len(want))
 					}
 				})
 			}

@@ -41,7 +41,7 @@ func Copy(ctx context.Context, dst Sink, src Source, opts CopyOptions) (Summary,
 		if opts.OnEntry != nil {
 			opts.OnEntry(e)
 		}
-		counted := &countingReader{r: r, onBytes: opts.OnBytes}
+		counted := &countingReader{r: r, size: e.Size, onBytes: opts.OnBytes}
 		if err := copyEntry(ctx, dst, e, counted, opts.Skip); err != nil {
 			return sum, err
 		}
@@ -76,6 +76,7 @@ func copyEntry(ctx context.Context, dst Sink, e Entry, r *countingReader, skip f
 type countingReader struct {
 	r       io.Reader
 	n       int64
+	size    int64 // announced
 	onBytes func(int64)
 }
 
@@ -86,6 +87,25 @@ func (c *countingReader) Read(p []byte) (int, error) {
 		c.onBytes(int64(n))
 	}
 	return n, err
+}
+
+// packed implements packedReader where the reader inside does.
+func (c *countingReader) packed() (io.Reader, func()) {
+	p, ok := c.r.(packedReader)
+	if !ok || c.n > 0 {
+		return nil, nil
+	}
+	frames, done := p.packed()
+	if frames == nil {
+		return nil, nil
+	}
+	return frames, func() {
+		done()
+		c.n = c.size
+		if c.onBytes != nil {
+			c.onBytes(c.size)
+		}
+	}
 }
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBufferBytes]byte) }}

@@ -35,7 +35,7 @@ func CreateFile(path string, opts FileOptions) (*FileSink, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &FileSink{file: f, packer: packer, tar: NewWriter(packer)}, nil
+	return &FileSink{file: f, packer: packer, tar: newFileWriter(packer)}, nil
 }
 
 // Put implements [Sink].
@@ -88,7 +88,7 @@ func NewStreamSink(w io.Writer, c Compression) (*StreamSink, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &StreamSink{packer: packer, tar: NewWriter(packer)}, nil
+	return &StreamSink{packer: packer, tar: newFileWriter(packer)}, nil
 }
 
 // Put implements [Sink].

@@ -180,7 +180,7 @@ func TestSeal(t *testing.T) {
 			Container: archive.Container{ID: "c1", Runtime: archive.Runtime{Name: "runc"}},
 			Externals: []archive.External{{Kind: "mount", Path: "/data", Directory: true}},
 		}
-		src, err := archive.Seal(t.Context(), dir, m, spec)
+		src, err := archive.Seal(t.Context(), dir, nil, m, spec)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +235,7 @@ func TestSeal(t *testing.T) {
 
 func TestSealRefuses(t *testing.T) {
 	for name, spec := range map[string]string{"null": "null", "damaged": "{", "list": "[]", "annotations": `{"annotations":[1]}`} {
-		if src, err := archive.Seal(t.Context(), t.TempDir(), &archive.Metadata{}, []byte(spec)); err == nil {
+		if src, err := archive.Seal(t.Context(), t.TempDir(), nil, &archive.Metadata{}, []byte(spec)); err == nil {
 			t.Errorf("%s: got %v, want an error", name, src)
 		}
 	}
@@ -243,12 +243,12 @@ func TestSealRefuses(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, archive.ConfigDump), []byte("old"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := archive.Seal(t.Context(), dir, &archive.Metadata{}, []byte("{}")); !errors.Is(err, os.ErrExist) {
+	if _, err := archive.Seal(t.Context(), dir, nil, &archive.Metadata{}, []byte("{}")); !errors.Is(err, os.ErrExist) {
 		t.Errorf("config.dump is there: got %v, want an error that says so", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := archive.Seal(ctx, t.TempDir(), &archive.Metadata{}, []byte("{}")); !errors.Is(err, context.Canceled) {
+	if _, err := archive.Seal(ctx, t.TempDir(), nil, &archive.Metadata{}, []byte("{}")); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: got %v, want context.Canceled", err)
 	}
 }

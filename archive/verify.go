@@ -240,6 +240,10 @@ func HashMembers(ctx context.Context, src Source) ([]Member, error) {
 		if e.Kind == KindDir || e.Name == MetadataFile {
 			continue
 		}
+		if s, ok := r.(*spooledReader); ok {
+			members = append(members, s.member) // hashed when it was spooled
+			continue
+		}
 		h := &hashingReader{name: e.Name, r: r, sha256: newBesideHash()}
 		if _, err := copyContext(ctx, io.Discard, h); err != nil {
 			return nil, fmt.Errorf("hash %s: %w", QuoteName(e.Name), err)

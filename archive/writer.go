@@ -20,7 +20,9 @@ const (
 // clean names, owner 0:0, modes 0600 and 0700, whole seconds, an explicit
 // checkpoint/ directory. The same entries give the same bytes.
 type Writer struct {
+	out       io.Writer
 	tar       *tar.Writer
+	frames    frameWriter // what packs the stream, where memory has frames of its own
 	names     claims
 	haveImage bool
 	err       error
@@ -30,7 +32,23 @@ var _ Sink = (*Writer)(nil)
 
 // NewWriter writes the tar to w, uncompressed; see [Compress]. Commit ends the
 // tar; it neither flushes nor closes w.
-func NewWriter(w io.Writer) *Writer { return &Writer{tar: tar.NewWriter(w), names: claims{}} }
+func NewWriter(w io.Writer) *Writer {
+	return &Writer{out: w, tar: tar.NewWriter(w), names: claims{}}
+}
+
+// frameWriter is a packer in which the content of each pages file has frames of its own, so that
+// it can be packed before the rest of the archive is known.
+type frameWriter interface {
+	cut() error
+	appendFrames(ctx context.Context, frames io.Reader) error
+}
+
+// newFileWriter is NewWriter on a packer.
+func newFileWriter(packer io.Writer) *Writer {
+	w := NewWriter(packer)
+	w.frames, _ = packer.(frameWriter)
+	return w
+}
 
 // Put implements [Sink]. The entry's size must be known.
 func (w *Writer) Put(ctx context.Context, e Entry, r io.Reader) error {
@@ -76,6 +94,38 @@ func (w *Writer) put(ctx context.Context, e Entry, r io.Reader) error {
 	if e.Kind == KindDir {
 		return nil
 	}
+	if w.frames != nil && IsPages(e.Name) {
+		return w.putPages(ctx, e, r)
+	}
+	return w.content(ctx, e, r)
+}
+
+// putPages writes memory in frames of its own: those that r has, or new ones.
+func (w *Writer) putPages(ctx context.Context, e Entry, r io.Reader) error {
+	if err := w.frames.cut(); err != nil {
+		return &EntryError{Op: "write", Name: e.Name, Err: err}
+	}
+	if p, ok := r.(packedReader); ok && e.Size%tarBlock == 0 {
+		if frames, done := p.packed(); frames != nil {
+			if err := w.frames.appendFrames(ctx, frames); err != nil {
+				return &EntryError{Op: "write", Name: e.Name, Err: err}
+			}
+			done()
+			w.tar = tar.NewWriter(w.out) // the old one still waits for the content
+			return nil
+		}
+	}
+	if err := w.content(ctx, e, r); err != nil {
+		return err
+	}
+	if err := w.frames.cut(); err != nil {
+		return &EntryError{Op: "write", Name: e.Name, Err: err}
+	}
+	return nil
+}
+
+// content copies r into the entry at hand.
+func (w *Writer) content(ctx context.Context, e Entry, r io.Reader) error {
 	n, err := copyContext(ctx, w.tar, r)
 	switch {
 	case errors.Is(err, tar.ErrWriteTooLong) || err == nil && n != e.Size:

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"context"
 	"io"
 	"runtime"
 	"sync"
@@ -66,6 +67,29 @@ func (z *zstdWriter) Write(p []byte) (int, error) {
 		}
 	}
 	return len(p), z.err
+}
+
+// cut ends the frame at hand, so that what follows begins one of its own.
+func (z *zstdWriter) cut() error {
+	if z.fill != nil && len(z.fill.plain) > 0 {
+		z.pack()
+		z.writeOut(z.limit - 1)
+	}
+	return z.err
+}
+
+// appendFrames writes, at a cut, frames that another zstdWriter made.
+func (z *zstdWriter) appendFrames(ctx context.Context, frames io.Reader) error {
+	if err := z.cut(); err != nil {
+		return err
+	}
+	z.writeOut(0)
+	if z.err != nil {
+		return z.err
+	}
+	z.frames++
+	_, z.err = copyContext(ctx, z.w, frames)
+	return z.err
 }
 
 func (z *zstdWriter) take() *zstdFrame {

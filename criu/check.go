@@ -32,6 +32,8 @@ type CheckOptions struct {
 	Spec *specs.Spec
 	// AnyArchitecture accepts images of another CPU architecture, for reading only.
 	AnyArchitecture bool
+	// taken are pages files that are no longer in the directory: name to size in bytes.
+	taken map[string]int64
 }
 
 // Checked is what a check learned about images.
@@ -84,7 +86,7 @@ func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) 
 	if c.Architecture != runtime.GOARCH && !opts.AnyArchitecture {
 		return c, imageError(coreName(tasks[0].GetPid()), "tasks are of architecture %s, this host is %s", c.Architecture, runtime.GOARCH)
 	}
-	if c.MemoryBytes, err = checkPages(ctx, dir, names, pids, pageSize(c.Architecture)); err != nil {
+	if c.MemoryBytes, err = checkPages(ctx, dir, names, pids, pageSize(c.Architecture), opts.taken); err != nil {
 		return c, err
 	}
 	if err := checkMountImages(dir, names); err != nil {

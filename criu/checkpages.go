@@ -23,7 +23,7 @@ const (
 // itself reads beyond the end of a short one for ever. Page maps of tasks that
 // are not in the tree are leftovers of an earlier dump into the same directory;
 // they are never read.
-func checkPages(ctx context.Context, dir string, names []string, pids map[uint32]bool, pageBytes int64) (total int64, err error) {
+func checkPages(ctx context.Context, dir string, names []string, pids map[uint32]bool, pageBytes int64, taken map[string]int64) (total int64, err error) {
 	counted := map[uint32]bool{} // pages files
 	for _, exact := range []bool{true, false} {
 		for _, name := range names {
@@ -37,7 +37,7 @@ func checkPages(ctx context.Context, dir string, names []string, pids map[uint32
 			if err != nil {
 				return 0, err
 			}
-			size, err := pagesSize(dir, id, pages)
+			size, err := pagesSize(dir, id, pages, taken)
 			if err != nil {
 				return 0, err
 			}
@@ -57,8 +57,11 @@ func checkPages(ctx context.Context, dir string, names []string, pids map[uint32
 func pagesName(id uint32) string { return fmt.Sprintf("pages-%d.img", id) }
 
 // pagesSize gives the size of a pages file in bytes. It may be missing when nothing is in it.
-func pagesSize(dir string, id uint32, pages int64) (int64, error) {
+func pagesSize(dir string, id uint32, pages int64, taken map[string]int64) (int64, error) {
 	name := pagesName(id)
+	if size, ok := taken[name]; ok {
+		return size, nil
+	}
 	fi, err := os.Lstat(filepath.Join(dir, name))
 	switch {
 	case os.IsNotExist(err) && pages == 0:

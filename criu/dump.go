@@ -35,6 +35,9 @@ type DumpOptions struct {
 	FreezeTimeout   time.Duration // for stopping the tasks; 0: CRIU's 10 seconds
 	IrmapPaths      []string      // directories to search for files watched with inotify
 	External        []string      // further external objects in CRIU's notation, as "unix[1234]"
+	// TakePages, unless nil, reads the memory while it is dumped: the pages files are pipes to it
+	// and are not in ImagesDir afterwards. The dump is over when all of it has been read.
+	TakePages TakePages
 	// PostDump runs when all images are there and proved, and the tasks still stand
 	// still. An error of it lets the dump fail and the container go on.
 	PostDump func(ctx context.Context) error
@@ -78,11 +81,19 @@ func Dump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
 	if err := markDirectories(opts.PID, d.result.Externals); err != nil {
 		return Dumped{}, err
 	}
+	if err := d.openPipes(ctx); err != nil {
+		return Dumped{}, fmt.Errorf("prepare dump of process %d: %w", opts.PID, err)
+	}
+	defer d.closePipes()
 	s := session{
 		bin: b.Path, logPath: d.result.LogPath, privateMounts: true,
 		notify: d.notify, accepted: notePostDump,
 	}
 	if _, err := s.run(ctx, &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: o}); err != nil {
+		// CRIU only knows that a pipe was closed; whoever read it knows why.
+		if _, terr := d.takenPages(); terr != nil && d.hook == nil {
+			d.hook = terr
+		}
 		return Dumped{}, d.failure(err)
 	}
 	d.result.Stats, err = ReadStats(d.opts.WorkDir)
@@ -97,7 +108,36 @@ func Dump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
 type dump struct {
 	opts   DumpOptions
 	result Dumped
+	pipes  *pagePipes
 	hook   error // what PostDump or the checks before it said
+}
+
+func (d *dump) openPipes(ctx context.Context) error {
+	if d.opts.TakePages == nil {
+		return nil
+	}
+	tasks, err := taskTree(d.opts.PID)
+	if err != nil {
+		return err
+	}
+	d.pipes, err = newPagePipes(ctx, d.opts.ImagesDir, len(tasks), d.opts.TakePages)
+	return err
+}
+
+// takenPages waits for the pipes and gives the sizes of the files that went through them.
+func (d *dump) takenPages() (map[string]int64, error) {
+	if d.pipes == nil {
+		return nil, nil //nolint:nilnil // nothing was taken
+	}
+	p := d.pipes
+	d.pipes = nil
+	return p.finish()
+}
+
+func (d *dump) closePipes() {
+	if d.pipes != nil {
+		d.pipes.abort()
+	}
 }
 
 func (d *dump) prepare() error {
@@ -164,7 +204,11 @@ func (d *dump) postDump(ctx context.Context) error {
 	if err := writeDescriptors(d.opts.ImagesDir, d.result.Descriptors); err != nil {
 		return err
 	}
-	checked, err := Check(ctx, d.opts.ImagesDir, CheckOptions{})
+	taken, err := d.takenPages()
+	if err != nil {
+		return err
+	}
+	checked, err := Check(ctx, d.opts.ImagesDir, CheckOptions{taken: taken})
 	if err != nil {
 		return fmt.Errorf("images of the dump are not whole: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -51,8 +52,24 @@ func (x *export) dumpDirectly(ctx context.Context, images, work string, frozen f
 		ImagesDir: images, WorkDir: work, LeaveRunning: frozen == nil,
 		TCPSkipInFlight: x.cmd.TCPSkipInFlight, LinkRemap: x.cmd.LinkRemap, GhostLimit: x.ghostLimit,
 	}
-	if frozen != nil {
+	switch {
+	case frozen != nil:
 		opts.PostDump = frozen
+	case x.cmd.LinkRemap:
+		// CRIU's links to deleted files are in the root file system only until its dump ends.
+		opts.PostDump = func(ctx context.Context) error {
+			defer func() { x.collected = true }()
+			return x.collect(ctx, work)
+		}
+	}
+	if x.packsMemory() {
+		var err error
+		if x.spool, err = archive.NewSpool(filepath.Join(filepath.Dir(work), "packed")); err != nil {
+			return err
+		}
+		opts.TakePages = func(ctx context.Context, name string, r io.Reader) error {
+			return x.spool.Put(ctx, archive.Image(name), r)
+		}
 	}
 	dumped, err := criu.Dump(ctx, x.criu, opts)
 	if err != nil {
@@ -64,6 +81,13 @@ func (x *export) dumpDirectly(ctx context.Context, images, work string, frozen f
 	x.meta.Container.Processes = dumped.Processes
 	x.meta.Container.MemoryBytes = dumped.MemoryBytes
 	return nil
+}
+
+// packsMemory tells whether memory is packed while CRIU writes it, so that it reaches the disk only
+// in the form of the archive. The container stands still as long as that takes, which does not matter
+// to one that is going to be stopped.
+func (x *export) packsMemory() bool {
+	return !x.cmd.LeaveRunning && x.dest.kind == locationFile && x.compression == archive.Zstd
 }
 
 // dumpByRuntime uses the runtime's own checkpoint command. What it does not tell is read from
@@ -121,6 +145,9 @@ func (a *app) keepLog(err error, log, id string) error {
 
 // collect archives what changed in the root file system, while the container stands still.
 func (x *export) collect(ctx context.Context, dir string) (err error) {
+	if x.collected {
+		return nil
+	}
 	f, err := os.OpenFile(filepath.Join(dir, archive.RootfsDiff), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err

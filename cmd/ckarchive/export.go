@@ -120,6 +120,8 @@ type export struct {
 	base        *archive.Base
 	baseDir     string
 	meta        archive.Metadata
+	collected   bool           // the root file system was archived during the dump
+	spool       *archive.Spool // memory that was packed while it was dumped, or nil
 	paused      time.Time
 }
 
@@ -352,7 +354,7 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 	var writing *task
 	job.Seal = func(ctx context.Context, dir string) (archive.Source, error) {
 		p.begin("hash", 0)
-		src, err := archive.Seal(ctx, dir, &x.meta, x.ctr.SpecJSON)
+		src, err := archive.Seal(ctx, dir, x.spool, &x.meta, x.ctr.SpecJSON)
 		if err != nil {
 			return nil, err
 		}

@@ -62,7 +62,7 @@ func mkArchive(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	spec := `{"ociVersion":"1.0.2","process":{"args":["counter"],"cwd":"/"},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}}`
 	ctx := context.Background()
-	src, err := archive.Seal(ctx, dir, meta, []byte(spec))
+	src, err := archive.Seal(ctx, dir, nil, meta, []byte(spec))
 	ts.Check(err)
 	compression := archive.Zstd
 	if len(args) > 1 {

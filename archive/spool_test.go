@@ -1,0 +1,167 @@
+package archive_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/ckarchive/ckarchive/archive"
+)
+
+// spoolPages are the memory of a checkpoint; one file is longer than a frame, one empty.
+func spoolPages() map[string][]byte {
+	return map[string][]byte{
+		archive.Image("pages-1.img"):  memory(3<<20 + 4096),
+		archive.Image("pages-2.img"):  memory(8192),
+		archive.Image("pages-10.img"): memory(4096),
+		archive.Image("pages-11.img"): {},
+	}
+}
+
+// sealSpooled seals a checkpoint whose memory is in a spool, or in the directory like the rest.
+func sealSpooled(t *testing.T, spooled bool) (archive.Source, *archive.Metadata) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, archive.CheckpointDir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{archive.Inventory, archive.Descriptors, "mm-1.img"} {
+		if err := os.WriteFile(filepath.Join(dir, archive.Image(name)), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, archive.RootfsDiff), memory(1024), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	spool, err := archive.NewSpool(filepath.Join(t.TempDir(), "packed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range spoolPages() {
+		if spooled {
+			err = spool.Put(t.Context(), name, iotest.HalfReader(bytes.NewReader(content)))
+		} else if len(content) > 0 {
+			err = os.WriteFile(filepath.Join(dir, name), content, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	meta := &archive.Metadata{
+		FormatVersion: archive.FormatVersion, Format: archive.FormatCRIU, Created: time.Unix(1700000000, 0).UTC(),
+		Container: archive.Container{ID: "c1"},
+	}
+	src, err := archive.Seal(t.Context(), dir, spool, meta, []byte(`{"ociVersion":"1.0.2"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := src.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return src, meta
+}
+
+// writeSealed writes a sealed checkpoint to a file and gives its bytes and what Copy counted.
+func writeSealed(t *testing.T, src archive.Source, c archive.Compression) (content []byte, sum archive.Summary, counted int64) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "x.tar")
+	dst, err := archive.CreateFile(path, archive.FileOptions{Compression: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dst.Close() //nolint:errcheck // committed below
+	sum, err = archive.Copy(t.Context(), dst, src, archive.CopyOptions{OnBytes: func(n int64) { counted += n }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dst.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if content, err = os.ReadFile(path); err != nil {
+		t.Fatal(err)
+	}
+	return content, sum, counted
+}
+
+// TestSpoolSameArchive wants the same bytes whether memory was packed while it was dumped or
+// written to a disk first.
+func TestSpoolSameArchive(t *testing.T) {
+	for _, c := range archive.Compressions {
+		t.Run(string(c), func(t *testing.T) {
+			plain, plainMeta := sealSpooled(t, false)
+			packed, packedMeta := sealSpooled(t, true)
+			if !slices.Equal(packedMeta.Members, plainMeta.Members) {
+				t.Errorf("members %v, want %v", packedMeta.Members, plainMeta.Members)
+			}
+			want, wantSum, _ := writeSealed(t, plain, c)
+			got, gotSum, counted := writeSealed(t, packed, c)
+			if !bytes.Equal(got, want) {
+				t.Errorf("got %d bytes that differ from the %d of a dump on a disk", len(got), len(want))
+			}
+			if gotSum != wantSum || counted != wantSum.Bytes {
+				t.Errorf("copied %+v, counted %d, want %+v", gotSum, counted, wantSum)
+			}
+			src, err := archive.NewReader(bytes.NewReader(got), archive.ReaderOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer src.Close() //nolint:errcheck // read only
+			if rep, err := archive.Verify(t.Context(), src, archive.CopyOptions{}); err != nil || !rep.Proven {
+				t.Errorf("proven %v, %v", rep.Proven, err)
+			}
+		})
+	}
+}
+
+// TestSpoolSkipped copies without the memory: what is skipped is still read to its end.
+func TestSpoolSkipped(t *testing.T) {
+	src, _ := sealSpooled(t, true)
+	sum, err := archive.Copy(t.Context(), archive.Discard{}, src, archive.CopyOptions{
+		Skip: func(e archive.Entry) bool { return archive.IsPages(e.Name) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages := int64(0)
+	for _, content := range spoolPages() {
+		pages += int64(len(content))
+	}
+	if sum.Bytes < pages {
+		t.Errorf("%d bytes were read, the memory alone is %d", sum.Bytes, pages)
+	}
+}
+
+func TestSpoolFailures(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "packed")
+	spool, err := archive.NewSpool(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := archive.NewSpool(dir); !errors.Is(err, os.ErrExist) {
+		t.Errorf("second spool there: %v, want ErrExist", err)
+	}
+	broken := errors.New("broken")
+	if err := spool.Put(t.Context(), "a", io.MultiReader(bytes.NewReader(memory(4096)), iotest.ErrReader(broken))); !errors.Is(err, broken) {
+		t.Errorf("broken reader: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := spool.Put(ctx, "b", bytes.NewReader(memory(4096))); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended context: %v", err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := spool.Put(t.Context(), "c", bytes.NewReader(nil)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("spool that is gone: %v", err)
+	}
+}
