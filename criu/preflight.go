@@ -35,7 +35,7 @@ type PreflightOptions struct {
 	Flags
 	Spec *specs.Spec
 	PID  int // first process of the container, as this host counts
-	// Rootfs is its root file system on this host; empty: not looked at.
+	// Rootfs is its root file system on this host; empty: not compared with what the container sees.
 	Rootfs          string
 	Descriptors     []string // as the runtime recorded them; nil: found by looking
 	LinkRemap       bool
@@ -73,8 +73,8 @@ type Finding struct {
 // Report is what there is to know about a container before a dump.
 type Report struct {
 	Findings []Finding `json:"findings"` // blockers first
-	// Memory is how many bytes of memory a dump writes, at most: private pages and shared
-	// memory. Shared memory that is a file of a tmpfs is counted there too.
+	// Memory is about how many bytes of memory a dump writes: private pages and shared
+	// memory. Memory that is a file of a tmpfs is counted, though it is part of Tmpfs too.
 	Memory      int64 `json:"memory"`
 	Tmpfs       int64 `json:"tmpfs"` // bytes in file systems that are dumped along
 	Tasks       int   `json:"tasks"` // processes that a dump would take
@@ -136,6 +136,9 @@ func (p *preflight) run(ctx context.Context) error {
 		p.report.Memory += t.memory
 	}
 	if err := p.strays(); err != nil {
+		return err
+	}
+	if err := p.rootfs(); err != nil {
 		return err
 	}
 	p.tasks()

@@ -35,9 +35,11 @@ func withMount(m specs.Mount) specOption {
 	return func(s *specs.Spec) { s.Mounts = append(s.Mounts, m) }
 }
 
-// withHostNetwork leaves out the network namespace.
-func withHostNetwork(s *specs.Spec) {
-	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+// withoutNamespace leaves a namespace to the host.
+func withoutNamespace(kind specs.LinuxNamespaceType) specOption {
+	return func(s *specs.Spec) {
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+	}
 }
 
 // withSocket starts a server on a unix socket of this host and binds its directory to /sockets.
@@ -164,14 +166,16 @@ func agreements() map[string]agreement {
 	socket := func(network string) func(*testing.T) specOption {
 		return func(t *testing.T) specOption { return withSocket(t, network) }
 	}
-	hostNetwork := func(*testing.T) specOption { return withHostNetwork }
+	hostNetwork := func(*testing.T) specOption { return withoutNamespace(specs.NetworkNamespace) }
 	submount := func(kind string) func(*testing.T) specOption {
 		return func(t *testing.T) specOption { return withSubmount(t, kind) }
 	}
 	return map[string]agreement{
-		"nothing":         {options: hazard("none")},
-		"connection":      {options: simple("tcp"), code: "tcp-established", want: Blocker, fix: func(o *DumpOptions) { o.TCPEstablished = true }},
-		"connection lost": {options: simple("tcp"), code: "tcp-established", want: Blocker, fix: func(o *DumpOptions) { o.TCPClose = true }},
+		"nothing":          {options: hazard("none")},
+		"PIDs of the host": {options: with("none", func(*testing.T) specOption { return withoutNamespace(specs.PIDNamespace) })},
+		"terminal":         {started: startOnTerminal},
+		"connection":       {options: simple("tcp"), code: "tcp-established", want: Blocker, fix: func(o *DumpOptions) { o.TCPEstablished = true }},
+		"connection lost":  {options: simple("tcp"), code: "tcp-established", want: Blocker, fix: func(o *DumpOptions) { o.TCPClose = true }},
 		"not accepted": {
 			options: hazard("in-flight"), code: "tcp-in-flight", want: Blocker, words: "In-flight connection",
 			fix: func(o *DumpOptions) { o.TCPSkipInFlight = true },
@@ -182,6 +186,7 @@ func agreements() map[string]agreement {
 		"big deleted file":   {options: simple("ghost", "4194304"), code: "ghost-limit", want: Blocker, fix: func(o *DumpOptions) { o.GhostLimit = 5 << 20 }},
 		"small deleted file": {options: simple("ghost", "4096")},
 		"deleted mapping":    {options: hazard("mapped"), code: "ghost-limit", want: Blocker, fix: func(o *DumpOptions) { o.GhostLimit = 5 << 20 }},
+		"deleted program":    {options: hazard("program"), code: "ghost-limit", want: Blocker, fix: func(o *DumpOptions) { o.GhostLimit = 32 << 20 }},
 		"second name":        {options: hazard("link"), code: "link-remap", want: Blocker, fix: func(o *DumpOptions) { o.LinkRemap = true }},
 		"watch":              {options: hazard("inotify", "/tmp")},
 		"watch on overlay": {
@@ -314,6 +319,48 @@ func startOnFile(t *testing.T, c *container) {
 	c.out = bufio.NewReader(r)
 	tick(t, c.out)
 	c.pid = c.state().Pid
+}
+
+// startOnTerminal starts a container with a terminal of its own.
+func startOnTerminal(t *testing.T, c *container) {
+	*c = *startContainer(t, withHazard(t, "none"), func(s *specs.Spec) { s.Process.Terminal = false })
+	run(t, c.runc("delete", "-f", c.id))
+	c.spec.Process.Terminal = true
+	b, err := json.Marshal(c.spec)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(c.bundle, "config.json"), b, 0o600))
+	socket := filepath.Join(t.TempDir(), "console")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: socket})
+	must(t, err)
+	defer l.Close()
+	cmd := c.runc("run", "-d", "--console-socket", socket, "-b", c.bundle, c.id)
+	must(t, cmd.Start())
+	conn, err := l.AcceptUnix()
+	must(t, err)
+	defer conn.Close()
+	oob := make([]byte, 64)
+	_, n, _, _, err := conn.ReadMsgUnix(make([]byte, 64), oob)
+	must(t, err)
+	files, err := receivedFiles(oob[:n])
+	must(t, err)
+	t.Cleanup(func() { files[0].Close() })
+	must(t, cmd.Wait())
+	c.out = bufio.NewReader(files[0])
+	tick(t, c.out)
+	c.pid = c.state().Pid
+}
+
+// TestPreflightPaused checks that a paused container is not taken for one that
+// hangs, and that looking does not wake it.
+func TestPreflightPaused(t *testing.T) {
+	requireReal(t)
+	c := startContainer(t, withHazard(t, "none"))
+	tick(t, c.out)
+	run(t, c.runc("pause", c.id))
+	mustFind(t, c.options(t.TempDir()), "", "")
+	if got, want := c.state().Status, specs.ContainerState("paused"); got != want {
+		t.Errorf("status %q after the look, want %q", got, want)
+	}
 }
 
 func preflightOf(t *testing.T, o DumpOptions) Report {

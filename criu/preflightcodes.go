@@ -12,6 +12,11 @@ var preflightCauses = []Finding{
 		Remedy: "end it before the dump, or accept the loss",
 	},
 	{
+		Code: "rootfs-mismatch", Severity: Warning,
+		Text:   "the given root file system is not the one that the container sees: changed files would be taken from the wrong place",
+		Remedy: "give the directory that is mounted as the container's root",
+	},
+	{
 		Code: "session-outside", Severity: Blocker,
 		Text:   "a task belongs to a session whose leader is outside of the container's PID namespace",
 		Remedy: "start the container detached or with a terminal of its own (setsid)",

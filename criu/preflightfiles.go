@@ -20,15 +20,18 @@ const (
 
 // Device numbers that CRIU can dump open files of, beside terminals.
 const (
-	majorMemory   = 1 // /dev/null, /dev/zero, /dev/urandom
-	majorTTYAux   = 5 // /dev/tty, /dev/console, /dev/ptmx
-	majorMisc     = 10
-	minorTun      = 200
-	minorAutofs   = 235
-	anonPrefix    = "anon_inode:"
-	anonIOURing   = "anon_inode:[io_uring]"
-	anonBPFMap    = "anon_inode:bpf-map"
-	noMountIDNote = "outside of the container's mounts"
+	majorMemory = 1 // /dev/null, /dev/zero, /dev/urandom
+	majorTTYAux = 5 // /dev/tty, /dev/console, /dev/ptmx
+	majorMisc   = 10
+	minorTun    = 200
+	minorAutofs = 235
+)
+
+// Files without a file system.
+const (
+	anonPrefix  = "anon_inode:"
+	anonIOURing = "anon_inode:[io_uring]"
+	anonBPFMap  = "anon_inode:bpf-map"
 )
 
 // anonFiles are the files without a file system that CRIU can dump.
@@ -114,7 +117,7 @@ func (p *preflight) hostFile(f openFile, known map[int]bool, key, subject string
 		p.add(code, key, subject+", dumped as "+ext.Key)
 		return
 	}
-	p.addAs(Blocker, code, key, subject+", "+noMountIDNote)
+	p.addAs(Blocker, code, key, subject+", outside of the container's mounts")
 }
 
 // deletedFile judges a file whose name may be gone. CRIU copies its content if it

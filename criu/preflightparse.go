@@ -44,9 +44,8 @@ type watch struct {
 
 // mapping is a file that is mapped into memory, once per path and inode.
 type mapping struct {
-	span  string // "7f12-7f34", the name in map_files
-	inode uint64
-	path  string // "/lib/x.so", "/tmp/x (deleted)", "anon_inode:[io_uring]", "[uprobes]"
+	span string // "400000-7f3400", the name in map_files, which has no leading zeros
+	path string // "/lib/x.so", "/tmp/x (deleted)", "anon_inode:[io_uring]", "[uprobes]"
 }
 
 // parseStat reads /proc/PID/stat: the name, the session and the terminal.
@@ -133,27 +132,25 @@ func parseRollup(text string) int64 {
 // parseMaps reads those lines of /proc/PID/maps that can matter to a dump:
 // deleted files, devices, and the kernel's own mappings of files without a path.
 func parseMaps(text string) []mapping {
-	const pathField = 6
 	var mapped []mapping
 	seen := map[string]bool{}
 	for line := range strings.Lines(text) {
-		line = strings.TrimSuffix(line, "\n")
-		f := strings.Fields(line)
-		if len(f) < pathField {
-			continue
+		var f [5]string // span, access, offset, device, inode
+		rest := strings.TrimSuffix(line, "\n")
+		for i := range f {
+			f[i], rest, _ = strings.Cut(rest, " ")
 		}
-		name := line[strings.Index(line, " "+f[4]+" ")+1+len(f[4]):]
-		name = strings.TrimLeft(name, " ")
+		name, inode := strings.TrimLeft(rest, " "), f[4]
 		if !strings.HasSuffix(name, deletedSuffix) && !strings.HasPrefix(name, "/dev/") &&
-			!strings.HasPrefix(name, "anon_inode:") && name != "[uprobes]" {
+			!strings.HasPrefix(name, anonPrefix) && name != "[uprobes]" {
 			continue
 		}
-		inode, err := strconv.ParseUint(f[4], 10, 64)
-		if err != nil || seen[f[4]+name] {
+		if seen[inode+name] {
 			continue
 		}
-		seen[f[4]+name] = true
-		mapped = append(mapped, mapping{span: f[0], inode: inode, path: name})
+		seen[inode+name] = true
+		from, to, _ := strings.Cut(f[0], "-")
+		mapped = append(mapped, mapping{span: strings.TrimLeft(from, "0") + "-" + strings.TrimLeft(to, "0"), path: name})
 	}
 	return mapped
 }

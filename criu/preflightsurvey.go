@@ -17,7 +17,8 @@ import (
 
 // survey is what /proc shows of the tasks of a container at one moment.
 type survey struct {
-	tasks []taskFacts // the first process first; no zombies
+	tasks  []taskFacts // the first process first; no zombies
+	paused bool
 }
 
 func (s survey) first() taskFacts { return s.tasks[0] }
@@ -79,6 +80,9 @@ func lookAt(ctx context.Context, pid int) (survey, error) {
 		return survey{}, err
 	}
 	var s survey
+	if s.paused, err = isPaused(pid); err != nil {
+		return survey{}, err
+	}
 	for _, t := range tree {
 		if err := ctx.Err(); err != nil {
 			return survey{}, err
@@ -183,7 +187,6 @@ func (d procDir) threads(pid int) ([]threadFacts, error) {
 		}
 		th := parseThread(status)
 		if th.state == 'D' {
-			// Where it waits tells a task that hangs from one that is paused.
 			if th.waits, err = d.read(pid, "task", tid, "wchan"); err != nil && !gone(err) {
 				return nil, err
 			}

@@ -33,6 +33,24 @@ func (p *preflight) strays() error {
 	return nil
 }
 
+// rootfs compares the given root file system with what the container sees.
+func (p *preflight) rootfs() error {
+	if p.opts.Rootfs == "" {
+		return nil
+	}
+	var given, seen unix.Stat_t
+	if err := unix.Stat(p.opts.Rootfs, &given); err != nil {
+		return fmt.Errorf("find root file system %q: %w", p.opts.Rootfs, err)
+	}
+	if err := unix.Stat(procPath(p.opts.PID, "root"), &seen); err != nil {
+		return fmt.Errorf("find root of process %d: %w", p.opts.PID, err)
+	}
+	if given.Dev != seen.Dev || given.Ino != seen.Ino {
+		p.add("rootfs-mismatch", p.opts.Rootfs, p.opts.Rootfs)
+	}
+	return nil
+}
+
 // tasks finds threads that cannot be stopped.
 func (p *preflight) tasks() {
 	for _, t := range p.survey.tasks {
@@ -40,12 +58,29 @@ func (p *preflight) tasks() {
 			if th.tracer != 0 {
 				p.add("ptrace", strconv.Itoa(t.pid), fmt.Sprintf("%v, traced by process %d", t, th.tracer))
 			}
-			// A paused task sleeps like that too.
-			if th.state == 'D' && !strings.Contains(th.waits, "refrigerator") && !strings.Contains(th.waits, "freeze") {
+			if th.state == 'D' && !p.survey.paused {
 				p.add("freeze-timeout", strconv.Itoa(t.pid), fmt.Sprintf("%v, waiting in the kernel (%s)", t, th.waits))
 			}
 		}
 	}
+}
+
+// isPaused tells whether a container is paused by the freezer of cgroup v1, whose
+// tasks look as if they hung in the kernel. Those of cgroup v2 do not.
+func isPaused(pid int) (bool, error) {
+	f, err := gatherFacts(pid)
+	if err != nil {
+		return false, err
+	}
+	dir := freezeCgroup(f.hierarchies, f.cgroups, f.self)
+	if dir == "" {
+		return false, nil
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "freezer.state"))
+	if err != nil && !gone(err) {
+		return false, fmt.Errorf("read whether the container is paused: %w", err)
+	}
+	return strings.TrimSpace(string(b)) == "FROZEN", nil
 }
 
 // sessions finds tasks that hang on a session outside of the container.

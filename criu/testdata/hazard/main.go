@@ -23,6 +23,8 @@ func main() {
 	hazards := map[string]func(){
 		"none":      func() {},
 		"mapped":    mapped,
+		"program":   program,
+		"unlink":    func() { check(os.Remove(os.Args[0])) },
 		"link":      link,
 		"inotify":   inotify,
 		"unix":      connect,
@@ -56,6 +58,14 @@ func mapped() {
 	check(f.Close())
 	check(os.Remove("/tmp/mapped"))
 	keep = append(keep, b)
+}
+
+// program goes on as a copy of this program, which removes itself.
+func program() {
+	b, err := os.ReadFile("/proc/self/exe")
+	check(err)
+	check(os.WriteFile("/tmp/program", b, 0o700))
+	check(syscall.Exec("/tmp/program", []string{"/tmp/program", "unlink"}, nil))
 }
 
 // link opens a file, gives it a second name and removes the first.
