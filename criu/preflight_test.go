@@ -3,6 +3,7 @@ package criu
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -363,7 +364,7 @@ func TestParseUnixSockets(t *testing.T) {
 	}
 	refused := diagMessage(unix.NLMSG_ERROR, 0, 0, "")
 	binary.NativeEndian.PutUint32(refused[unix.NLMSG_HDRLEN:], uint32(0xffffffff)) // -1
-	if _, err := parseUnixSockets(refused, found); err != unix.EPERM {
+	if _, err := parseUnixSockets(refused, found); !errors.Is(err, unix.EPERM) {
 		t.Errorf("an error: got %v, want %v", err, unix.EPERM)
 	}
 	broken := diagMessage(unix.SOCK_DIAG_BY_FAMILY, 11, 12, "/run/x")

@@ -189,9 +189,9 @@ func parseWatch(m []string) watch {
 		dev:        unix.Mkdev(uint32(dev>>minorBits), uint32(dev&(1<<minorBits-1))), //nolint:gosec // 32 bits
 		handleType: int32(hex(m[4])),                                                 //nolint:gosec // 32 bits
 	}
-	size := int(hex(m[3]) & 0xff) //nolint:gosec // handles have at most 128 bytes
+	size := int(hex(m[3]) & 0xff) // handles have at most 128 bytes
 	for i := 0; i+2 <= len(m[5]) && len(w.handle) < size; i += 2 {
-		w.handle = append(w.handle, byte(hex(m[5][i:i+2])))
+		w.handle = append(w.handle, byte(hex(m[5][i:i+2]))) //nolint:gosec // two digits
 	}
 	return w
 }
