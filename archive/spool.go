@@ -57,7 +57,7 @@ func (s *Spool) Put(ctx context.Context, name string, r io.Reader) (err error) {
 		return err
 	}
 	sum := sha256.New()
-	n, err := copyContext(ctx, io.MultiWriter(sum, packer), r)
+	n, err := packer.readFrom(ctx, r, sum)
 	if err := errors.Join(err, packer.Close()); err != nil {
 		return &EntryError{Op: "spool", Name: name, Err: err}
 	}

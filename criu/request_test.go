@@ -217,7 +217,7 @@ func TestDescriptors(t *testing.T) {
 	}
 	regular := openFile{fd: 1, link: "/log", mountID: 27, flags: unix.O_WRONLY, stat: unix.Stat_t{Mode: unix.S_IFREG, Ino: 0xa1, Size: 21}}
 	ext, ok := externalFile(regular, map[int]bool{3: true})
-	if want := (archive.External{Kind: kindFile, Key: "file[1b:a1]", Path: "/log", Flags: 1, Size: 21, FD: 1}); !ok || ext != want {
+	if want := (archive.External{Kind: kindFile, Key: "file[1b:a1]", Path: "/log", Mode: unix.S_IFREG, Flags: 1, Size: 21, FD: 1}); !ok || ext != want {
 		t.Errorf("external file %+v, want %+v", ext, want)
 	}
 	tty := openFile{link: "/dev/pts/3", mountID: 27, stat: unix.Stat_t{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(136, 3), Dev: 0x15}}
