@@ -24,7 +24,7 @@ const (
 )
 
 // Compressions are the names that [ParseCompression] takes.
-var Compressions = []Compression{Zstd, Gzip, Uncompressed}
+var Compressions = []Compression{Zstd, Gzip, Uncompressed} //nolint:gochecknoglobals // a constant table
 
 // ParseCompression reads a compression's name; empty means [Zstd].
 func ParseCompression(name string) (Compression, error) {
@@ -71,10 +71,10 @@ type nopCloser struct{ io.Writer }
 func (nopCloser) Close() error { return nil }
 
 var (
-	magicZstd = []byte{0x28, 0xb5, 0x2f, 0xfd}
-	magicGzip = []byte{0x1f, 0x8b}
+	magicZstd = []byte{0x28, 0xb5, 0x2f, 0xfd} //nolint:gochecknoglobals // a constant table
+	magicGzip = []byte{0x1f, 0x8b}             //nolint:gochecknoglobals // a constant table
 	// foreignMagic names formats that other engines take and this package does not.
-	foreignMagic = map[string][]byte{
+	foreignMagic = map[string][]byte{ //nolint:gochecknoglobals // a constant table
 		"xz":             {0xfd, '7', 'z', 'X', 'Z', 0},
 		"bzip2":          []byte("BZh"),
 		"lz4":            {0x04, 0x22, 0x4d, 0x18},

@@ -108,7 +108,7 @@ func (c *countingReader) packed() (io.Reader, func()) {
 	}
 }
 
-var copyBuffers = sync.Pool{New: func() any { return new([copyBufferBytes]byte) }}
+var copyBuffers = sync.Pool{New: func() any { return new([copyBufferBytes]byte) }} //nolint:gochecknoglobals // a pool, which is made to be shared
 
 // copyContext is io.Copy that ends when ctx does.
 func copyContext(ctx context.Context, w io.Writer, r io.Reader) (int64, error) {

@@ -117,7 +117,7 @@ func (f *framing) feed(b []byte) error {
 	return nil
 }
 
-var zeroBlock [tarBlock]byte
+var zeroBlock [tarBlock]byte //nolint:gochecknoglobals // a constant
 
 func (f *framing) endHeader() error {
 	if f.header == zeroBlock {
@@ -205,7 +205,7 @@ func checksumHolds(h *[tarBlock]byte) bool {
 			c = ' '
 		}
 		unsigned += int64(c)
-		signed += int64(int8(c)) //nolint:gosec // the sign is the point
+		signed += int64(int8(c))
 	}
 	return want == unsigned || want == signed
 }

@@ -36,12 +36,12 @@ const (
 // head and tail are the fixed places of members: metadata first, so that a stream
 // can be judged from its first kilobytes; bulky content last.
 var (
-	head = []string{
+	head = []string{ //nolint:gochecknoglobals // a constant table
 		ConfigDump, SpecDump, StatusDump, "status", MetadataFile,
 		BindMounts, NetworkStatus, StatsDump, DumpLog,
 	}
-	checkpointHead = []string{Descriptors, Inventory}
-	tail           = []string{DevShmTar, RootfsDiff, DeletedFiles}
+	checkpointHead = []string{Descriptors, Inventory}              //nolint:gochecknoglobals // a constant table
+	tail           = []string{DevShmTar, RootfsDiff, DeletedFiles} //nolint:gochecknoglobals // a constant table
 )
 
 // Less is the fixed order of members in an archive: metadata, CRIU's images,

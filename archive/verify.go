@@ -12,7 +12,7 @@ import (
 )
 
 // requiredMembers are those without which nothing restores.
-var requiredMembers = []string{ConfigDump, SpecDump, Image(Inventory)}
+var requiredMembers = []string{ConfigDump, SpecDump, Image(Inventory)} //nolint:gochecknoglobals // a constant table
 
 // Verified is a [Source] that proves another one while its entries pass: every
 // member is there, and each has the size and SHA-256 that ckarchive.json gives

@@ -46,7 +46,7 @@ type pagePipes struct {
 func newPagePipes(ctx context.Context, dir string, tasks int, take TakePages) (*pagePipes, error) {
 	p := &pagePipes{dir: dir, files: map[int32]string{}, sizes: map[string]int64{}}
 	for id := range min(tasks*pipesPerTask+sparePipes, maxPipes) {
-		name := pagesName(uint32(id + 1)) //nolint:gosec // at most maxPipes
+		name := pagesName(uint32(id + 1))
 		if err := p.add(name); err != nil {
 			p.abort()
 			return nil, fmt.Errorf("make a pipe for %s: %w", name, err)
@@ -102,7 +102,7 @@ func (p *pagePipes) watch(ctx context.Context, take TakePages) error {
 func (p *pagePipes) read(ctx context.Context, fd int32, take TakePages) {
 	name := p.files[fd]
 	delete(p.files, fd)
-	f := os.NewFile(uintptr(fd), name)
+	f := os.NewFile(uintptr(fd), name) //nolint:gosec // a descriptor is never negative
 	p.readers.Go(func() (err error) {
 		defer func() { err = errors.Join(err, f.Close()) }()
 		c := &takenReader{r: f}

@@ -161,7 +161,7 @@ func (c *copier) copyFile(ctx context.Context, dir int, base string, n *node) (e
 	if err != nil {
 		return err
 	}
-	out := os.NewFile(uintptr(fd), base) //nolint:gosec // a descriptor
+	out := os.NewFile(uintptr(fd), base)
 	defer func() { err = errors.Join(err, out.Close()) }()
 	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
 		return nil

@@ -46,7 +46,7 @@ func (a *applier) writeFile(ctx context.Context, dir int, base string, content i
 	if err != nil {
 		return fmt.Errorf("create file: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), base) //nolint:gosec // a descriptor
+	f := os.NewFile(uintptr(fd), base)
 	defer func() { err = errors.Join(err, f.Close()) }()
 	_, err = copyContent(ctx, f, content, a.buf)
 	if errors.Is(err, io.ErrUnexpectedEOF) {

@@ -48,8 +48,8 @@ func emptyDir(dir int, name string, keep func(fileID) bool) error {
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", archive.QuoteName(name), err)
 	}
-	f := os.NewFile(uintptr(fd), name) //nolint:gosec // a descriptor
-	defer f.Close()                    //nolint:errcheck // read only
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close() //nolint:errcheck // read only
 	names, err := f.Readdirnames(-1)
 	if err != nil {
 		return fmt.Errorf("list %s: %w", archive.QuoteName(name), err)

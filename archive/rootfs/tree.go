@@ -96,7 +96,7 @@ func (t *tree) open(name string, flags int) (*os.File, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: containerPath(name), Err: err}
 	}
-	return os.NewFile(uintptr(fd), name), nil //nolint:gosec // a descriptor
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // handle opens a name without reading it: of any type, without side effects.
@@ -174,5 +174,5 @@ func reopen(h *os.File) (*os.File, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: containerPath(h.Name()), Err: err}
 	}
-	return os.NewFile(uintptr(fd), h.Name()), nil //nolint:gosec // a descriptor
+	return os.NewFile(uintptr(fd), h.Name()), nil
 }
