@@ -14,8 +14,19 @@ import (
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
-// checkCmd tells what this host can do.
-type checkCmd struct{}
+// checkCmd tells what this host can do, or what stands in the way of one container's dump.
+type checkCmd struct {
+	Container string `arg:"" optional:"" help:"Container to look at, by ID, prefix or name; without it, this host is checked."`
+	runtimeFlags
+	criuFlags
+	LinkRemap  bool   `help:"Allow open files that were deleted but have other links."`
+	GhostLimit string `help:"Largest deleted open file that is dumped." default:"${ghostlimit}" placeholder:"SIZE"`
+}
+
+// Help is the long help text.
+func (checkCmd) Help() string {
+	return `Of a container it tells, without freezing it, what CRIU cannot dump and which option of export helps, how much memory is written and how long CRIU is expected to hold the processes. A blocker gives exit status 5.`
+}
 
 // finding is one line of check.
 type finding struct {
@@ -28,6 +39,9 @@ type finding struct {
 
 // Run implements the command.
 func (c *checkCmd) Run(ctx context.Context, a *app) error {
+	if c.Container != "" {
+		return c.container(ctx, a)
+	}
 	all := []finding{a.checkUser()}
 	all = append(all, a.checkCRIU(ctx)...)
 	all = append(all, a.checkRuntimes(ctx), a.checkHost(), a.checkStore())

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/docker/go-units"
-
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/capture"
 	"github.com/ckarchive/ckarchive/criu"
@@ -135,11 +133,9 @@ func (c *exportCmd) prepare(ctx context.Context, a *app) (*export, error) {
 	if err := c.checkFlags(x.dest); err != nil {
 		return nil, err
 	}
-	limit, err := units.RAMInBytes(c.GhostLimit)
-	if err != nil || limit < 0 || limit > 1<<32-1 {
-		return nil, usagef("--ghost-limit %q is not a size below 4 GiB", c.GhostLimit)
+	if x.ghostLimit, err = ghostLimit(c.GhostLimit); err != nil {
+		return nil, err
 	}
-	x.ghostLimit = uint32(limit)
 	if err := x.findBase(); err != nil {
 		return nil, err
 	}

@@ -138,6 +138,7 @@ func TestJSON(t *testing.T) {
 	c := h.start("c", counts())
 	for _, args := range [][]string{
 		{"check"},
+		{"check", c.id},
 		{"export", "--leave-running", "--base", h.built.base, c.id, h.path("c.tar")},
 		{"export", "--leave-running", "--base", h.built.base, c.id, "localhost/counter:v1"},
 		{"inspect", h.path("c.tar")},
@@ -173,6 +174,23 @@ func TestJSON(t *testing.T) {
 		t.Errorf("the JSON error is %+v: %s", failed, o)
 	}
 	c.unharmed()
+}
+
+// TestCheckContainer wants the verdict that export then confirms, without any harm to the container.
+func TestCheckContainer(t *testing.T) {
+	h := newHost(t)
+	plain := h.start("plain", counts())
+	if o := h.ok("check", plain.id); strings.Contains(o.stdout, "blocker") || !strings.Contains(o.stdout, "memory") {
+		t.Errorf("check of a plain container: %s", o)
+	}
+	talks := h.start("talks", counts("--tcp"))
+	if o := h.run("check", talks.id); o.status != 5 || !strings.Contains(o.stdout, "blocker") || !strings.Contains(o.stderr, "--tcp-established") {
+		t.Errorf("check of a container with a connection: %s", o)
+	}
+	h.ok("check", "--tcp-established", talks.id)
+	h.run("check", "nobody").refused(4, "no such container")
+	plain.unharmed()
+	talks.unharmed()
 }
 
 func TestListContainers(t *testing.T) {
