@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,9 +24,17 @@ type AtomicFile struct {
 	dir     string
 	path    string
 	replace bool
-	sum     *xxhash.Digest
+	sum     *xxhash.Digest // of what was written since the last part
 	size    int64
+	parts   []part // before that
+	placed  *placed
 	closed  bool
+}
+
+// part is a finished range of the file and what it should read as.
+type part struct {
+	off, size int64
+	sum       uint64
 }
 
 var _ io.WriteCloser = (*AtomicFile)(nil)
@@ -107,6 +116,12 @@ func bare(err error) error {
 
 // Write implements [io.Writer].
 func (a *AtomicFile) Write(p []byte) (int, error) {
+	if a.placed != nil && a.size+int64(len(p)) > a.placed.off {
+		// What is there has to make room.
+		if err := a.placed.evict(); err != nil {
+			return 0, fmt.Errorf("write %q: %w", a.path, bare(err))
+		}
+	}
 	n, err := a.file.Write(p)
 	a.size += int64(n)
 	// xxhash finds what a disk or a file system lost; it is no proof against an attacker.
@@ -125,11 +140,15 @@ func (a *AtomicFile) Commit(ctx context.Context) (err error) {
 		return errClosed
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
-	if err := a.file.Sync(); err != nil {
+	// Reading back beside the sync: what it finds is in memory either way.
+	var syncing errgroup.Group
+	syncing.Go(a.file.Sync)
+	berr := a.readBack(ctx)
+	if err := syncing.Wait(); err != nil {
 		return fmt.Errorf("sync %q: %w", a.path, bare(err))
 	}
-	if err := a.readBack(ctx); err != nil {
-		return fmt.Errorf("read back %q: %w", a.path, err)
+	if berr != nil {
+		return fmt.Errorf("read back %q: %w", a.path, berr)
 	}
 	if err := a.rename(); err != nil {
 		return fmt.Errorf("name %q: %w", a.path, err)
@@ -142,15 +161,37 @@ func (a *AtomicFile) Commit(ctx context.Context) (err error) {
 
 // readBack compares the file with what was written to it.
 func (a *AtomicFile) readBack(ctx context.Context) error {
-	sum := xxhash.New()
-	n, err := copyContext(ctx, sum, io.NewSectionReader(a.file, 0, a.size+1))
-	switch {
-	case err != nil:
+	info, err := a.file.Stat()
+	if err != nil {
 		return err
-	case n != a.size || sum.Sum64() != a.sum.Sum64():
-		return errors.New("the file system gives back other bytes than were written")
+	}
+	if info.Size() != a.size {
+		return errReadBack
+	}
+	a.endPart()
+	for _, p := range a.parts {
+		sum := xxhash.New()
+		n, err := copyContext(ctx, sum, io.NewSectionReader(a.file, p.off, p.size))
+		switch {
+		case err != nil:
+			return err
+		case n != p.size || sum.Sum64() != p.sum:
+			return errReadBack
+		}
 	}
 	return nil
+}
+
+var errReadBack = errors.New("the file system gives back other bytes than were written")
+
+// endPart closes the range that was written in one go.
+func (a *AtomicFile) endPart() {
+	off := int64(0)
+	if last := len(a.parts) - 1; last >= 0 {
+		off = a.parts[last].off + a.parts[last].size
+	}
+	a.parts = append(a.parts, part{off: off, size: a.size - off, sum: a.sum.Sum64()})
+	a.sum.Reset()
 }
 
 func (a *AtomicFile) rename() error {

@@ -90,17 +90,17 @@ func (c *countingReader) Read(p []byte) (int, error) {
 }
 
 // packed implements packedReader where the reader inside does.
-func (c *countingReader) packed() (io.Reader, func()) {
+func (c *countingReader) packed() (frames io.Reader, placed int64, done func()) {
 	p, ok := c.r.(packedReader)
 	if !ok || c.n > 0 {
-		return nil, nil
+		return nil, 0, nil
 	}
-	frames, done := p.packed()
-	if frames == nil {
-		return nil, nil
+	frames, placed, inner := p.packed()
+	if inner == nil {
+		return nil, 0, nil
 	}
-	return frames, func() {
-		done()
+	return frames, placed, func() {
+		inner()
 		c.n = c.size
 		if c.onBytes != nil {
 			c.onBytes(c.size)

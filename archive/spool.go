@@ -23,13 +23,18 @@ import (
 type Spool struct {
 	dir     string
 	mu      sync.Mutex
-	members []spooled
+	members []*spooled
+	file    *AtomicFile // that has a place for one member, or nil
 }
 
 type spooled struct {
 	Member
-	path string
+	path   string
+	placed *placed // where it is unless it was moved to path
 }
+
+// inPlace tells whether the member is in the archive file already.
+func (s *spooled) inPlace() bool { return s.placed != nil && !s.placed.moved }
 
 // NewSpool makes the directory dir, which must not exist, for members to be packed with zstd.
 func NewSpool(dir string) (*Spool, error) {
@@ -39,74 +44,113 @@ func NewSpool(dir string) (*Spool, error) {
 	return &Spool{dir: dir}, nil
 }
 
+// Spool makes a spool as [NewSpool] does. Its first member goes to its place in the archive file at
+// once, if the file is packed with zstd.
+func (s *FileSink) Spool(dir string) (*Spool, error) {
+	spool, err := NewSpool(dir)
+	if _, ok := s.packer.(*zstdWriter); ok && err == nil {
+		spool.file = s.file
+	}
+	return spool, err
+}
+
 // Put reads r to its end and keeps it as the member name. Several members may be put at once.
 // An empty one is not kept.
 func (s *Spool) Put(ctx context.Context, name string, r io.Reader) (err error) {
-	s.mu.Lock()
-	path := filepath.Join(s.dir, strconv.Itoa(len(s.members)))
-	s.members = append(s.members, spooled{Member: Member{Name: name}, path: path})
-	index := len(s.members) - 1
-	s.mu.Unlock()
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	m, w, err := s.begin(name)
 	if err != nil {
 		return &EntryError{Op: "spool", Name: name, Err: bare(err)}
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	packer, err := newZstdWriter(f)
+	defer func() { err = errors.Join(err, w.Close()) }()
+	packer, err := newZstdWriter(w)
 	if err != nil {
 		return err
 	}
 	sum := sha256.New()
 	n, err := packer.readFrom(ctx, r, sum)
 	if err := errors.Join(err, packer.Close()); err != nil {
-		return &EntryError{Op: "spool", Name: name, Err: err}
+		return &EntryError{Op: "spool", Name: name, Err: bare(err)}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.members[index].Size, s.members[index].SHA256 = n, hex.EncodeToString(sum.Sum(nil))
+	m.Size, m.SHA256 = n, hex.EncodeToString(sum.Sum(nil))
 	return nil
 }
 
-// kept are the members that are not empty.
-func (s *Spool) kept() []spooled {
+// begin notes a member and gives what its frames are written to.
+func (s *Spool) begin(name string) (*spooled, io.WriteCloser, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := &spooled{Member: Member{Name: name}, path: filepath.Join(s.dir, strconv.Itoa(len(s.members)))}
+	s.members = append(s.members, m)
+	if s.file != nil && len(s.members) == 1 {
+		m.placed = s.file.place(placedAlign, m.path)
+		return m, nopCloser{m.placed}, nil
+	}
+	f, err := os.OpenFile(m.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	return m, f, err
+}
+
+// kept are the members that are not empty, in the archive's order. One that is in the archive file
+// but not where the format wants it is moved out.
+func (s *Spool) kept() ([]*spooled, error) {
 	if s == nil {
-		return nil
+		return nil, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kept := []spooled{}
+	kept := []*spooled{}
 	for _, m := range s.members {
 		if m.Size > 0 {
 			kept = append(kept, m)
 		}
 	}
-	return kept
+	slices.SortFunc(kept, func(a, b *spooled) int { return compareNames(a.Name, b.Name) })
+	first := slices.IndexFunc(kept, func(m *spooled) bool { return m.Size >= placedBytes })
+	for _, m := range s.members {
+		if m.inPlace() && (first < 0 || kept[first] != m) {
+			if err := m.placed.evict(); err != nil {
+				return nil, &EntryError{Op: "spool", Name: m.Name, Err: bare(err)}
+			}
+		}
+	}
+	return kept, nil
 }
 
 // packedReader is the optional ability of a member's reader to give its content as zstd frames
 // that begin and end with it.
 type packedReader interface {
 	io.Reader
-	// packed gives the frames, or nil. When they have been taken, done marks the content as read.
-	packed() (frames io.Reader, done func())
+	// packed gives the frames, or their length where they are in the archive file already. When
+	// they have been taken, done marks the content as read; it is nil if there are none.
+	packed() (frames io.Reader, placed int64, done func())
 }
 
 // spooledReader reads a member of a spool. It unpacks only if it has to.
 type spooledReader struct {
 	member Member
-	file   *os.File
+	frames io.Reader
+	file   *os.File // that frames reads, or nil
+	placed *spooled // whose frames these are, in the archive file
 	dec    *zstd.Decoder
 	ended  bool
 }
 
 var _ packedReader = (*spooledReader)(nil)
 
-func (s spooled) open() (*spooledReader, error) {
+func (s *spooled) open() (*spooledReader, error) {
+	r := &spooledReader{member: s.Member}
+	if s.inPlace() {
+		r.placed = s
+		r.frames = io.NewSectionReader(s.placed.file.file, s.placed.off, s.placed.size)
+		return r, nil
+	}
 	f, err := os.Open(s.path)
 	if err != nil {
 		return nil, &EntryError{Op: "read", Name: s.Name, Err: bare(err)}
 	}
-	return &spooledReader{member: s.Member, file: f}, nil
+	r.file, r.frames = f, f
+	return r, nil
 }
 
 func (r *spooledReader) Read(p []byte) (int, error) {
@@ -114,7 +158,7 @@ func (r *spooledReader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	if r.dec == nil {
-		dec, err := zstd.NewReader(r.file)
+		dec, err := zstd.NewReader(r.frames)
 		if err != nil {
 			return 0, err
 		}
@@ -123,16 +167,32 @@ func (r *spooledReader) Read(p []byte) (int, error) {
 	return r.dec.Read(p)
 }
 
-func (r *spooledReader) packed() (io.Reader, func()) {
+func (r *spooledReader) packed() (frames io.Reader, placed int64, done func()) {
 	if r.dec != nil || r.ended {
-		return nil, nil
+		return nil, 0, nil
 	}
-	return r.file, func() { r.ended = true }
+	done = func() { r.ended = true }
+	if r.placed == nil {
+		return r.frames, 0, done
+	}
+	if !r.placed.inPlace() {
+		// It had to make room for a large head since it was opened.
+		f, err := os.Open(r.placed.path)
+		if err != nil {
+			return nil, 0, nil
+		}
+		r.file, r.frames, r.placed = f, f, nil
+		return f, 0, done
+	}
+	return nil, r.placed.placed.size, done
 }
 
 func (r *spooledReader) Close() error {
 	if r.dec != nil {
 		r.dec.Close()
+	}
+	if r.file == nil {
+		return nil
 	}
 	return r.file.Close()
 }
@@ -141,7 +201,7 @@ func (r *spooledReader) Close() error {
 type spooledSource struct {
 	dir     *Dir
 	modTime time.Time
-	spooled []spooled
+	spooled []*spooled
 	held    *heldEntry // of dir, not yet given
 	err     error      // that dir answered instead of it
 	open    *spooledReader
@@ -154,11 +214,13 @@ func openSpooled(dir string, spool *Spool, opts DirOptions) (Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	kept := spool.kept()
+	kept, err := spool.kept()
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
 	if len(kept) == 0 {
 		return d, nil
 	}
-	slices.SortFunc(kept, func(a, b spooled) int { return compareNames(a.Name, b.Name) })
 	return &spooledSource{dir: d, modTime: opts.ModTime, spooled: kept}, nil
 }
 

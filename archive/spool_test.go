@@ -165,3 +165,87 @@ func TestSpoolFailures(t *testing.T) {
 		t.Errorf("spool that is gone: %v", err)
 	}
 }
+
+// TestSpoolInPlace packs memory into the archive file before its head is known. The bytes are
+// those of an archive that was written from its beginning, and what is not in its place is moved.
+func TestSpoolInPlace(t *testing.T) {
+	large := make([]byte, 64<<20)
+	copy(large[1<<20:], memory(1<<20))
+	for _, tt := range []struct {
+		name  string
+		head  int // bytes of dump.log that do not pack
+		pages []string
+		sizes []int
+	}{
+		{"alone", 0, []string{"pages-1.img"}, []int{64 << 20}},
+		{"first of two", 0, []string{"pages-1.img", "pages-2.img"}, []int{64 << 20, 4096}},
+		{"behind a small one", 0, []string{"pages-2.img", "pages-1.img"}, []int{64 << 20, 4096}},
+		{"too small", 0, []string{"pages-1.img", "pages-2.img"}, []int{4096, 64 << 20}},
+		{"large head", 600 << 10, []string{"pages-1.img"}, []int{64 << 20}},
+		{"head to the brim", 255 << 10, []string{"pages-1.img"}, []int{64 << 20}},
+		{"two large ones", 0, []string{"pages-3.img", "pages-1.img"}, []int{64 << 20, 64 << 20}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			write := func(inPlace bool) []byte {
+				dir, path := t.TempDir(), filepath.Join(t.TempDir(), "x.tar.zst")
+				if err := os.Mkdir(filepath.Join(dir, archive.CheckpointDir), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				for name, content := range map[string][]byte{archive.Image(archive.Inventory): {1}, archive.DumpLog: memory(tt.head)} {
+					if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				dst, err := archive.CreateFile(path, archive.FileOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer dst.Close() //nolint:errcheck // committed below
+				spool, err := dst.Spool(filepath.Join(t.TempDir(), "packed"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, name := range tt.pages {
+					content := large[:tt.sizes[i]]
+					if inPlace {
+						err = spool.Put(t.Context(), archive.Image(name), bytes.NewReader(content))
+					} else {
+						err = os.WriteFile(filepath.Join(dir, archive.Image(name)), content, 0o600)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				meta := &archive.Metadata{FormatVersion: archive.FormatVersion, Created: time.Unix(1700000000, 0), Container: archive.Container{ID: "c"}}
+				src, err := archive.Seal(t.Context(), dir, spool, meta, []byte(`{"ociVersion":"1.0.2"}`))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer src.Close() //nolint:errcheck // read only
+				if _, err := archive.Copy(t.Context(), dst, src, archive.CopyOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				if err := dst.Commit(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				content, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return content
+			}
+			got, want := write(true), write(false)
+			if !bytes.Equal(got, want) {
+				t.Fatalf("got %d bytes that differ from the %d of an archive written from its beginning", len(got), len(want))
+			}
+			src, err := archive.NewReader(bytes.NewReader(got), archive.ReaderOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer src.Close() //nolint:errcheck // read only
+			if rep, err := archive.Verify(t.Context(), src, archive.CopyOptions{}); err != nil || !rep.Proven {
+				t.Errorf("proven %v, %v", rep.Proven, err)
+			}
+		})
+	}
+}

@@ -25,6 +25,7 @@ type Writer struct {
 	frames    frameWriter // what packs the stream, where memory has frames of its own
 	names     claims
 	haveImage bool
+	havePages bool // the first large pages file has passed
 	err       error
 }
 
@@ -40,6 +41,8 @@ func NewWriter(w io.Writer) *Writer {
 // it can be packed before the rest of the archive is known.
 type frameWriter interface {
 	cut() error
+	align(boundary int64) error
+	appendPlaced(n int64) error
 	appendFrames(ctx context.Context, frames io.Reader) error
 }
 
@@ -102,15 +105,20 @@ func (w *Writer) put(ctx context.Context, e Entry, r io.Reader) error {
 
 // putPages writes memory in frames of its own: those that r has, or new ones.
 func (w *Writer) putPages(ctx context.Context, e Entry, r io.Reader) error {
-	if err := w.frames.cut(); err != nil {
+	begin := w.frames.cut
+	if e.Size >= placedBytes && !w.havePages {
+		w.havePages = true
+		begin = func() error { return w.frames.align(placedAlign) }
+	}
+	if err := begin(); err != nil {
 		return &EntryError{Op: "write", Name: e.Name, Err: err}
 	}
 	if p, ok := r.(packedReader); ok && e.Size%tarBlock == 0 {
-		if frames, done := p.packed(); frames != nil {
-			if err := w.frames.appendFrames(ctx, frames); err != nil {
-				return &EntryError{Op: "write", Name: e.Name, Err: err}
-			}
-			done()
+		taken, err := w.takePacked(ctx, p)
+		if err != nil {
+			return &EntryError{Op: "write", Name: e.Name, Err: err}
+		}
+		if taken {
 			w.tar = tar.NewWriter(w.out) // the old one still waits for the content
 			return nil
 		}
@@ -122,6 +130,25 @@ func (w *Writer) putPages(ctx context.Context, e Entry, r io.Reader) error {
 		return &EntryError{Op: "write", Name: e.Name, Err: err}
 	}
 	return nil
+}
+
+// takePacked takes the content as frames, if the reader has it so.
+func (w *Writer) takePacked(ctx context.Context, p packedReader) (bool, error) {
+	frames, placed, done := p.packed()
+	if done == nil {
+		return false, nil
+	}
+	var err error
+	if placed > 0 {
+		err = w.frames.appendPlaced(placed)
+	} else {
+		err = w.frames.appendFrames(ctx, frames)
+	}
+	if err != nil {
+		return false, err
+	}
+	done()
+	return true, nil
 }
 
 // content copies r into the entry at hand.

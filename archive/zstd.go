@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"hash"
 	"io"
@@ -26,7 +27,8 @@ type zstdWriter struct {
 	packing []*zstdFrame // being packed, oldest first
 	spare   []*zstdFrame
 	frames  int64
-	limit   int // of frames being packed at a time
+	written int64 // bytes of w
+	limit   int   // of frames being packed at a time
 	err     error
 }
 
@@ -91,7 +93,55 @@ func (z *zstdWriter) appendFrames(ctx context.Context, frames io.Reader) error {
 		return z.err
 	}
 	z.frames++
-	_, z.err = copyContext(ctx, z.w, frames)
+	var n int64
+	n, z.err = copyContext(ctx, z.w, frames)
+	z.written += n
+	return z.err
+}
+
+func (z *zstdWriter) emit(b []byte) {
+	var n int
+	n, z.err = z.w.Write(b)
+	z.written += int64(n)
+}
+
+// The header of a skippable frame (RFC 8878, 3.1.2): a magic number and the length that follows.
+const (
+	skippableMagic  = 0x184D2A50
+	skippableHeader = 8
+)
+
+// align cuts, and fills the stream with a skippable frame up to a multiple of boundary.
+func (z *zstdWriter) align(boundary int64) error {
+	if err := z.cut(); err != nil {
+		return err
+	}
+	z.writeOut(0)
+	pad := (boundary - z.written%boundary) % boundary
+	if z.err != nil || pad == 0 {
+		return z.err
+	}
+	if pad < skippableHeader {
+		pad += boundary
+	}
+	frame := make([]byte, pad)
+	binary.LittleEndian.PutUint32(frame, skippableMagic)
+	binary.LittleEndian.PutUint32(frame[4:], uint32(pad-skippableHeader)) //nolint:gosec // less than two boundaries
+	z.emit(frame)
+	return z.err
+}
+
+// appendPlaced goes on behind n bytes of frames that are in the file already.
+func (z *zstdWriter) appendPlaced(n int64) error {
+	f, ok := z.w.(*AtomicFile)
+	if !ok {
+		return errNotPlaced
+	}
+	if z.err == nil {
+		z.err = f.skipPlaced(n)
+		z.written += n
+		z.frames++
+	}
 	return z.err
 }
 
@@ -150,7 +200,7 @@ func (z *zstdWriter) writeOut(keep int) {
 		z.packing = z.packing[1:]
 		f.busy.Wait()
 		if z.err == nil {
-			_, z.err = z.w.Write(f.packed)
+			z.emit(f.packed)
 		}
 		f.plain = f.plain[:0]
 		z.spare = append(z.spare, f)
@@ -165,7 +215,7 @@ func (z *zstdWriter) Close() error {
 	if z.fill == nil && z.frames == 0 {
 		z.fill = z.take()
 	}
-	if z.fill != nil {
+	if z.fill != nil && (len(z.fill.plain) > 0 || z.frames == 0) {
 		z.pack()
 	}
 	z.writeOut(0)

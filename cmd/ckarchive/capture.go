@@ -64,7 +64,7 @@ func (x *export) dumpDirectly(ctx context.Context, images, work string, frozen f
 	}
 	if x.packsMemory() {
 		var err error
-		if x.spool, err = archive.NewSpool(filepath.Join(filepath.Dir(work), "packed")); err != nil {
+		if x.spool, err = x.out.file.Spool(filepath.Join(filepath.Dir(work), "packed")); err != nil {
 			return err
 		}
 		opts.TakePages = func(ctx context.Context, name string, r io.Reader) error {

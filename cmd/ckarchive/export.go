@@ -115,7 +115,8 @@ type export struct {
 	base        *archive.Base
 	baseDir     string
 	meta        archive.Metadata
-	collected   bool           // the root file system was archived during the dump
+	collected   bool // the root file system was archived during the dump
+	out         *sink
 	spool       *archive.Spool // memory that was packed while it was dumped, or nil
 	paused      time.Time
 }
@@ -225,6 +226,7 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 		return src, nil
 	}
 	job.Copy.OnBytes = func(n int64) { writing.add(n) }
+	x.out = out
 	x.meta.Created = time.Now().UTC().Truncate(time.Second)
 	x.paused = time.Now()
 	return capture.Run(ctx, a.spoolDir(), x.ctr, job)
