@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sys/unix"
 )
 
 // The first large pages file of a zstd archive begins at a multiple of placedAlign, behind a
@@ -16,6 +17,8 @@ const (
 	placedAlign int64 = 256 << 10
 	// placedBytes is the content, in bytes, from which on it is worth it.
 	placedBytes int64 = 64 << 20
+	// flushBytes are sent to the disk at a time.
+	flushBytes int64 = 16 << 20
 )
 
 var errNotPlaced = errors.New("there are no frames in place")
@@ -29,6 +32,7 @@ type placed struct {
 	// moveTo is the file that takes the range when it is in the way.
 	moveTo string
 	moved  bool
+	synced int64 // bytes whose way to the disk has begun
 }
 
 var _ io.Writer = (*placed)(nil)
@@ -44,6 +48,11 @@ func (p *placed) Write(b []byte) (int, error) {
 	n, err := p.file.file.WriteAt(b, p.off+p.size)
 	p.size += int64(n)
 	_, _ = p.sum.Write(b[:n]) // never fails
+	if p.size-p.synced >= flushBytes {
+		// The disk works while CRIU does, and the sync at the end is short. Only that one counts.
+		_ = unix.SyncFileRange(int(p.file.file.Fd()), p.off+p.synced, p.size-p.synced, unix.SYNC_FILE_RANGE_WRITE)
+		p.synced = p.size
+	}
 	return n, err
 }
 
