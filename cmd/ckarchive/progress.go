@@ -92,12 +92,12 @@ func (p *progress) begin(name string, total int64) *task {
 }
 
 func (p *progress) newBar(name string, total int64) *mpb.Bar {
-	label := mpb.PrependDecorators(decor.Name(name, decor.WC{W: len(name) + 1, C: decor.DindentRight}))
+	label := decor.Name(name, decor.WC{W: len(name) + 1, C: decor.DindentRight})
 	if total == 0 {
-		return p.bars.New(1, mpb.SpinnerStyle().PositionLeft(), label, mpb.AppendDecorators(decor.Elapsed(decor.ET_STYLE_GO)))
+		return p.bars.New(1, mpb.SpinnerStyle().PositionLeft(), mpb.PrependDecorators(label), mpb.AppendDecorators(decor.Elapsed(decor.ET_STYLE_GO)))
 	}
-	return p.bars.AddBar(total, label,
-		mpb.PrependDecorators(decor.CountersKibiByte("% .1f / % .1f")),
+	return p.bars.AddBar(total,
+		mpb.PrependDecorators(label, decor.CountersKibiByte("% .1f / % .1f")),
 		mpb.AppendDecorators(
 			decor.AverageSpeed(decor.SizeB1024(0), "% .1f "),
 			decor.OnComplete(decor.AverageETA(decor.ET_STYLE_GO), "done"),
