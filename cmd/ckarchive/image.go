@@ -128,3 +128,13 @@ func nameFromHead(head map[string][]byte) string {
 	}
 	return strings.ToLower(name)
 }
+
+// copyImage copies an image by its descriptors and shows the progress as the step task.
+func (a *app) copyImage(ctx context.Context, task string, dst oras.Target, dstName string, src oras.ReadOnlyTarget, srcName string, opts registry.CopyOptions) (registry.Copied, error) {
+	p := a.newProgress()
+	t := p.begin(task, 0)
+	opts.OnProgress = func(n registry.Progress) { t.set(n.Done, n.Total) }
+	copied, err := registry.Copy(ctx, dst, dstName, src, srcName, opts)
+	p.close(err)
+	return copied, err
+}

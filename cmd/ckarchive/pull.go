@@ -86,12 +86,7 @@ func (c *pullCmd) copyImage(ctx context.Context, a *app, from oras.ReadOnlyTarge
 	if err != nil {
 		return err
 	}
-	p := a.newProgress()
-	t := p.begin("pull", 0)
-	copied, err := registry.Copy(ctx, store, name, from, src.ref.Identifier(), registry.CopyOptions{
-		OnProgress: func(n registry.Progress) { t.set(n.Done, n.Total) },
-	})
-	p.close(err)
+	copied, err := a.copyImage(ctx, "pull", store, name, from, src.ref.Identifier(), registry.CopyOptions{})
 	if err != nil {
 		return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
 	}

@@ -91,12 +91,6 @@ func (c *pushCmd) send(ctx context.Context, a *app, from content, name string, d
 	if err != nil {
 		return "", err
 	}
-	p := a.newProgress()
-	t := p.begin("push", 0)
-	copied, err := registry.Copy(ctx, to, tag, from, name, registry.CopyOptions{
-		IfAbsent:   c.IfAbsent,
-		OnProgress: func(n registry.Progress) { t.set(n.Done, n.Total) },
-	})
-	p.close(err)
+	copied, err := a.copyImage(ctx, "push", to, tag, from, name, registry.CopyOptions{IfAbsent: c.IfAbsent})
 	return copied.Descriptor.Digest.String(), err
 }

@@ -14,15 +14,10 @@ func (c *recoverCmd) Run(ctx context.Context, a *app) error {
 	if err := needRoot("recover"); err != nil {
 		return err
 	}
-	done, err := a.recoverCaptures(ctx)
+	done, busy, err := a.recoverWork(ctx)
 	if err != nil {
 		return err
 	}
-	more, busy, err := a.recoverRestores(ctx)
-	if err != nil {
-		return err
-	}
-	done = append(done, more...)
 	var failed error
 	for _, r := range done {
 		if r.Err != nil {

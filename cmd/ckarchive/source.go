@@ -172,16 +172,11 @@ func (a *app) pull(ctx context.Context, store *registry.Store, src location, rem
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	p := a.newProgress()
-	t := p.begin("pull", 0)
 	name := src.ref.String()
 	if src.ref.Digest != "" && src.ref.Tag == "" {
 		name = src.ref.Name() + "@" + src.ref.Digest.String()
 	}
-	copied, err := registry.Copy(ctx, store, name, repo, src.ref.Identifier(), registry.CopyOptions{
-		OnProgress: func(n registry.Progress) { t.set(n.Done, n.Total) },
-	})
-	p.close(err)
+	copied, err := a.copyImage(ctx, "pull", store, name, repo, src.ref.Identifier(), registry.CopyOptions{})
 	if err != nil {
 		return ocispec.Descriptor{}, cause(ctx, fmt.Errorf("pull %s: %w", src.text, err))
 	}

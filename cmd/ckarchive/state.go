@@ -46,15 +46,11 @@ func (r *restore) writeState(ctx context.Context, phase string) error {
 
 // recoverAll puts right what killed processes left, and says so.
 func (a *app) recoverAll(ctx context.Context) error {
-	done, err := a.recoverCaptures(ctx)
+	done, _, err := a.recoverWork(ctx)
 	if err != nil {
 		return err
 	}
-	more, _, err := a.recoverRestores(ctx)
-	if err != nil {
-		return err
-	}
-	for _, r := range append(done, more...) {
+	for _, r := range done {
 		if r.Err != nil {
 			a.warn("recover container %q: %v", r.Target.ID, r.Err)
 			continue
@@ -62,6 +58,16 @@ func (a *app) recoverAll(ctx context.Context) error {
 		a.say("recovered: container %q: %s", r.Target.ID, r.Action)
 	}
 	return nil
+}
+
+// recoverWork settles what killed exports and restores left. busy are the restores at which a
+// process is still at work.
+func (a *app) recoverWork(ctx context.Context) (done []capture.Recovery, busy []string, err error) {
+	if done, err = a.recoverCaptures(ctx); err != nil {
+		return nil, nil, err
+	}
+	more, busy, err := a.recoverRestores(ctx)
+	return append(done, more...), busy, err
 }
 
 func (a *app) recoverCaptures(ctx context.Context) ([]capture.Recovery, error) {

@@ -74,7 +74,7 @@ func (r Runtime) Restore(ctx context.Context, o RestoreOptions) (int, error) {
 	if !r.CanRestore() {
 		return 0, fmt.Errorf("%s cannot restore: use --engine direct, or --runtime runc", r.Name)
 	}
-	if err := r.checkFree(o.ID); err != nil {
+	if err := r.CheckFree(o.ID); err != nil {
 		return 0, err
 	}
 	pidFile := filepath.Join(o.WorkDir, "pid")
@@ -98,17 +98,17 @@ func (r Runtime) Restore(ctx context.Context, o RestoreOptions) (int, error) {
 	if err := runAll(cmd); err != nil {
 		said, _ := os.ReadFile(stderr.Name()) // the error stands without it
 		err = r.failure(ctx, "restore", err, said)
-		return 0, errors.Join(err, r.discard(ctx, o.ID))
+		return 0, errors.Join(err, r.Discard(ctx, o.ID))
 	}
 	pid, err := readPID(pidFile)
 	if err != nil {
-		return 0, errors.Join(err, r.discard(ctx, o.ID))
+		return 0, errors.Join(err, r.Discard(ctx, o.ID))
 	}
 	return pid, nil
 }
 
-// checkFree refuses an ID that the runtime has.
-func (r Runtime) checkFree(id string) error {
+// CheckFree tells whether a container could be made under the ID: an [ErrExists] if not.
+func (r Runtime) CheckFree(id string) error {
 	if err := CheckID(id); err != nil {
 		return err
 	}
@@ -122,14 +122,9 @@ func (r Runtime) checkFree(id string) error {
 	return fmt.Errorf("look for container %q: %w", id, err)
 }
 
-// CheckFree tells whether a container could be made under the ID: an [ErrExists] if not.
-func (r Runtime) CheckFree(id string) error { return r.checkFree(id) }
-
 // Discard removes what a failed or killed restore left of the ID in the runtime. Nothing
 // there is no error.
-func (r Runtime) Discard(ctx context.Context, id string) error { return r.discard(ctx, id) }
-
-func (r Runtime) discard(ctx context.Context, id string) error {
+func (r Runtime) Discard(ctx context.Context, id string) error {
 	if _, err := os.Lstat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
