@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -153,16 +155,20 @@ func (a *app) checkHost() finding {
 }
 
 func (a *app) checkStore() finding {
-	dir := a.cli.Root
+	free, err := freeSpaceBelow(a.cli.Root)
+	if err != nil {
+		return finding{"store", false, false, err.Error(), "choose another place with --root"}
+	}
+	return finding{"store", true, false, fmt.Sprintf("%s: %s free", a.cli.Root, units.BytesSize(float64(free))), ""}
+}
+
+// freeSpaceBelow is the room, in bytes, for a directory that may have to be made first.
+func freeSpaceBelow(dir string) (int64, error) {
 	for {
 		free, err := archive.FreeSpace(dir)
-		if err == nil {
-			return finding{"store", true, false, fmt.Sprintf("%s: %s free", a.cli.Root, units.BytesSize(float64(free))), ""}
+		if !errors.Is(err, os.ErrNotExist) || dir == "/" {
+			return free, err
 		}
-		parent := dir[:max(1, strings.LastIndexByte(dir, '/'))]
-		if parent == dir {
-			return finding{"store", false, false, err.Error(), "choose another place with --root"}
-		}
-		dir = parent
+		dir = filepath.Dir(dir)
 	}
 }

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strconv"
 
+	"github.com/docker/go-units"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/ckarchive/ckarchive/archive"
@@ -17,10 +19,51 @@ import (
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
+// question is one thing that decides whether a checkpoint can be restored here.
+type question struct {
+	area string // what it is about: part of the output of check
+	// ask gives what it found, or why the restore is not possible. An empty answer says that an
+	// earlier question has to be answered first.
+	ask func(context.Context) (string, error)
+}
+
+// questions are all that the metadata answers, in the order in which they build on each other.
+func (r *restore) questions() []question {
+	return []question{
+		{"format", r.checkFormat},
+		{"architecture", r.checkArchitecture},
+		{"terminal", r.checkTerminal},
+		{"id", r.chooseID},
+		{"runtime", r.chooseRuntime},
+		{"id", r.checkFree},
+		{"base", r.checkBase},
+		{"space", r.checkSpace},
+		{"mounts", r.checkMounts},
+		// Refuses now what it would refuse later, when the archive has been unpacked.
+		{"policy", r.checkPolicy},
+	}
+}
+
 // judge decides from the archive's metadata whether and how it can be restored here.
 func (r *restore) judge(ctx context.Context, files map[string][]byte) error {
+	if err := r.read(files); err != nil {
+		return err
+	}
+	for _, q := range r.questions() {
+		if _, err := q.ask(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read takes the metadata members.
+func (r *restore) read(files map[string][]byte) error {
 	spec := &specs.Spec{}
 	if err := archive.DecodeJSON(archive.SpecDump, files[archive.SpecDump], spec); err != nil {
+		return err
+	}
+	if err := archive.DecodeJSON(archive.ConfigDump, files[archive.ConfigDump], &r.config); err != nil {
 		return err
 	}
 	r.spec = spec
@@ -32,68 +75,68 @@ func (r *restore) judge(ctx context.Context, files map[string][]byte) error {
 		}
 		r.meta = meta
 	}
-	if r.meta.Format != "" && r.meta.Format != archive.FormatCRIU {
-		return withHint(fmt.Errorf("%w: its images are of %q, not of CRIU", archive.ErrRejected, r.meta.Format), "restore it with that runtime")
-	}
-	if spec.Process != nil && spec.Process.Terminal && r.cmd.ConsoleSocket == "" {
-		return withHint(&environmentError{errors.New("the container has a terminal, and nobody to hold its other end")},
-			"give --console-socket SOCKET, on which a program such as recvtty listens")
-	}
-	if err := r.chooseID(files[archive.ConfigDump]); err != nil {
-		return err
-	}
-	if err := r.chooseRuntime(); err != nil {
-		return err
-	}
-	if err := r.checkFree(ctx); err != nil {
-		return err
-	}
-	if err := r.checkBase(); err != nil {
-		return err
-	}
-	if err := r.checkMounts(); err != nil {
-		return err
-	}
-	// Refuses now what it would refuse later, when the archive has been unpacked.
-	_, err := r.rebuildSpec()
-	return err
+	return nil
 }
 
-func (r *restore) chooseID(configDump []byte) error {
-	var config struct {
-		ID   string `json:"id"`
-		Name string `json:"name"`
+func (r *restore) checkFormat(context.Context) (string, error) {
+	if r.meta.Format == "" || r.meta.Format == archive.FormatCRIU {
+		return "images of CRIU", nil
 	}
-	if err := archive.DecodeJSON(archive.ConfigDump, configDump, &config); err != nil {
-		return err
+	return "", withHint(&environmentError{fmt.Errorf("its images are of %s, not of CRIU", archive.QuoteName(r.meta.Format))},
+		"restore it with the runtime that made it")
+}
+
+func (r *restore) checkArchitecture(context.Context) (string, error) {
+	switch arch := r.meta.Host.Architecture; arch {
+	case "":
+		return "", nil // told by the images
+	case goruntime.GOARCH:
+		return arch, nil
+	default:
+		return "", withHint(&environmentError{fmt.Errorf("its processes are of architecture %s, this host is %s", archive.QuoteName(arch), goruntime.GOARCH)},
+			"restore it on a host of that architecture")
 	}
+}
+
+func (r *restore) checkTerminal(context.Context) (string, error) {
+	switch {
+	case r.spec.Process == nil || !r.spec.Process.Terminal:
+		return "none", nil
+	case r.cmd.ConsoleSocket == "":
+		return "", withHint(&environmentError{errors.New("the container has a terminal, and nobody to hold its other end")},
+			"give --console-socket SOCKET, on which a program such as recvtty listens")
+	}
+	return r.cmd.ConsoleSocket, nil
+}
+
+func (r *restore) chooseID(context.Context) (string, error) {
+	id := r.config.ID
 	switch {
 	case r.cmd.ID != "":
-		r.id = r.cmd.ID
+		id = r.cmd.ID
 	case r.meta.Container.ID != "":
-		r.id = r.meta.Container.ID
-	default:
-		r.id = config.ID
+		id = r.meta.Container.ID
 	}
-	if err := runtime.CheckID(r.id); err != nil {
-		return withHint(fmt.Errorf("%w: %w", archive.ErrRejected, err), "give an ID with --id")
+	if err := runtime.CheckID(id); err != nil {
+		return "", withHint(fmt.Errorf("%w: %w", archive.ErrRejected, err), "give an ID with --id")
 	}
+	r.id = id
 	r.home = r.app.containerHome(r.id)
 	r.bundle = r.cmd.Bundle
 	if r.bundle == "" {
 		r.bundle = filepath.Join(r.home, "bundle")
 	}
-	return nil
+	return "", nil // told when it is known to be free
 }
 
 // chooseRuntime takes the runtime of the archive where it is installed, else one that
 // restores.
-func (r *restore) chooseRuntime() error {
+func (r *restore) chooseRuntime(ctx context.Context) (string, error) {
 	if r.cmd.Engine == "direct" || r.cmd.Runtime == runtime.Direct {
 		r.cmd.Engine = "direct"
 		var err error
 		r.runtime, err = runtime.Lookup(runtime.Direct, r.app.directDir())
-		return err
+		return "none: CRIU alone", err
 	}
 	names := []string{r.cmd.Runtime}
 	if r.cmd.Runtime == "" {
@@ -106,58 +149,66 @@ func (r *restore) chooseRuntime() error {
 			continue
 		}
 		rt, err := runtime.Lookup(name, r.cmd.RuntimeRoot)
-		if err == nil && !rt.CanRestore() {
-			err = fmt.Errorf("%s: %w for restoring", name, runtime.ErrNoRuntime)
+		if err == nil {
+			err = rt.CheckRestore(ctx)
 		}
 		if err == nil {
 			r.runtime = rt
-			return nil
+			return fmt.Sprintf("%s (%s)", rt.Name, rt.Path), nil
 		}
 		errs = errors.Join(errs, err)
 	}
-	return withHint(errs, "install runc, name another one with --runtime, or restore with --engine direct")
+	return "", withHint(errs, "install runc, name another one with --runtime, or restore with --engine direct")
 }
 
-func (r *restore) checkFree(ctx context.Context) error {
-	if r.runtime.Name == runtime.Direct {
-		_, err := r.runtime.Container(ctx, r.id)
-		if err == nil {
-			return fmt.Errorf("%w: %q was restored directly", runtime.ErrExists, r.id)
-		}
-		if !errors.Is(err, runtime.ErrNotFound) {
-			return err
-		}
-		return nil
+func (r *restore) checkFree(ctx context.Context) (string, error) {
+	if r.id == "" || r.runtime.Name == "" {
+		return "", nil
 	}
-	return r.runtime.CheckFree(r.id)
+	free := fmt.Sprintf("%q is free", r.id)
+	if r.runtime.Name != runtime.Direct {
+		return free, r.runtime.CheckFree(r.id)
+	}
+	_, err := r.runtime.Container(ctx, r.id)
+	switch {
+	case err == nil:
+		return "", fmt.Errorf("%w: %q was restored directly", runtime.ErrExists, r.id)
+	case !errors.Is(err, runtime.ErrNotFound):
+		return "", err
+	}
+	return free, nil
 }
 
 // checkMounts wants every host path of --map-mount.
-func (r *restore) checkMounts() error {
+func (r *restore) checkMounts(context.Context) (string, error) {
 	for dest, source := range r.cmd.MapMount {
 		if _, err := os.Stat(source); err != nil {
-			return withHint(&environmentError{fmt.Errorf("--map-mount %s=%s: no such file or directory on this host", dest, source)},
+			return "", withHint(&environmentError{fmt.Errorf("--map-mount %s=%s: no such file or directory on this host", dest, source)},
 				"make it, or name another source")
 		}
 	}
-	return nil
+	return fmt.Sprintf("%d are mapped to paths of this host", len(r.cmd.MapMount)), nil
 }
 
 // checkBase tells early that a diff lacks what it is a diff of.
-func (r *restore) checkBase() error {
+func (r *restore) checkBase(context.Context) (string, error) {
 	for _, dir := range []string{r.cmd.Rootfs, r.cmd.Base} {
 		if dir == "" {
 			continue
 		}
 		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-			return withHint(fmt.Errorf("root file system %q: %w", dir, archive.ErrNotFound), "name a directory with the root file system that the container was started from")
+			return "", withHint(fmt.Errorf("root file system %q: %w", dir, archive.ErrNotFound), "name a directory with the root file system that the container was started from")
 		}
 	}
-	if r.cmd.Rootfs != "" || r.cmd.Base != "" || r.meta.Rootfs != nil && r.meta.Rootfs.Method == "whole" {
-		return nil
-	}
-	if r.ownBundle() {
-		return nil
+	switch {
+	case r.cmd.Rootfs != "":
+		return r.cmd.Rootfs + " (changed in place)", nil
+	case r.cmd.Base != "":
+		return "a copy of " + r.cmd.Base, nil
+	case r.meta.Rootfs != nil && r.meta.Rootfs.Method == "whole":
+		return "all of it is in the archive", nil
+	case r.ownBundle():
+		return "that of the bundle " + r.bundle, nil
 	}
 	what := "the base root file system"
 	if b := r.meta.Base; b != nil && b.Image != "" {
@@ -165,8 +216,39 @@ func (r *restore) checkBase() error {
 	} else if b != nil && b.Path != "" {
 		what = fmt.Sprintf("the base, %q on the dumping host,", b.Path)
 	}
-	return withHint(&environmentError{fmt.Errorf("%s is missing: the archive holds only what differs from it", what)},
+	return "", withHint(&environmentError{fmt.Errorf("%s is missing: the archive holds only what differs from it", what)},
 		"give a copy of it with --rootfs DIR, which is changed, or the pristine one with --base DIR, which is copied")
+}
+
+// checkSpace wants room for the unpacked archive and for the root file system beside it.
+func (r *restore) checkSpace(context.Context) (string, error) {
+	need := int64(0)
+	for _, m := range r.meta.Members {
+		need += m.Size
+		if m.Name == archive.RootfsDiff && r.cmd.Rootfs == "" && !r.ownBundle() {
+			need += m.Size // it is applied before the unpacked archive is removed
+		}
+	}
+	if need == 0 {
+		return "", nil // an archive without metadata: writing tells
+	}
+	free, err := freeSpaceBelow(r.app.containersDir())
+	if err != nil {
+		return "", err
+	}
+	if need > free {
+		return "", fmt.Errorf("%w: unpacked it needs %s, %q has %s free", archive.ErrNoSpace,
+			units.BytesSize(float64(need)), r.app.containersDir(), units.BytesSize(float64(free)))
+	}
+	return fmt.Sprintf("unpacked it needs %s of %s", units.BytesSize(float64(need)), units.BytesSize(float64(free))), nil
+}
+
+func (r *restore) checkPolicy(context.Context) (string, error) {
+	if r.id == "" {
+		return "", nil
+	}
+	_, err := r.rebuildSpec()
+	return "the container gets nothing that was not granted", err
 }
 
 // rebuildSpec makes the spec that is restored: the operator's own config.json of

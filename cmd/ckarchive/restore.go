@@ -20,24 +20,13 @@ import (
 type restoreCmd struct {
 	Source string `arg:"" name:"src" help:"The checkpoint."`
 
-	ID string `name:"id" help:"ID of the restored container; by default that of the dumped one." placeholder:"ID"`
-	runtimeFlags
-	Engine        string            `help:"Who restores: an OCI runtime, which then manages the container, or ckarchive directly through CRIU." enum:"runtime,direct" default:"runtime" env:"CKARCHIVE_ENGINE"`
-	Bundle        string            `help:"Bundle to restore in: its config.json is used as it is, if there is one; else it is made there." type:"path" placeholder:"DIR"`
-	Rootfs        string            `help:"Root file system to restore in, changed in place: a copy of the base." type:"path" placeholder:"DIR"`
-	Base          string            `help:"Pristine base root file system; a copy of it is made for the container." type:"path" placeholder:"DIR"`
-	Detach        bool              `short:"d" help:"Return when the container runs, instead of waiting for its end."`
-	PIDFile       string            `name:"pid-file" help:"Write the pid of the first process there." type:"path" placeholder:"FILE"`
-	ConsoleSocket string            `help:"Unix socket that takes the terminal of a container that has one." type:"path" placeholder:"SOCKET"`
-	Log           string            `help:"Where the output of a detached container goes; by default a file beside its bundle." type:"path" placeholder:"FILE"`
-	MapMount      map[string]string `help:"Host path for a bind mount of the container; may be repeated." placeholder:"DEST=SOURCE" mapsep:"none"`
-	Pull          string            `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
-	Timeout       time.Duration     `help:"Give up the restore after this time." default:"10m"`
-	remoteFlags
-	DryRun bool `help:"Print what would be done and do nothing."`
-	criuFlags
-	IgnoreCPU bool `name:"ignore-cpu" help:"Restore although this CPU lacks features of the one of the dump."`
-	NoPivot   bool `help:"Do not use pivot_root (runtime engine)."`
+	targetFlags
+	Detach  bool          `short:"d" help:"Return when the container runs, instead of waiting for its end."`
+	PIDFile string        `name:"pid-file" help:"Write the pid of the first process there." type:"path" placeholder:"FILE"`
+	Log     string        `help:"Where the output of a detached container goes; by default a file beside its bundle." type:"path" placeholder:"FILE"`
+	Timeout time.Duration `help:"Give up the restore after this time." default:"10m"`
+	DryRun  bool          `help:"Print what would be done and do nothing."`
+	NoPivot bool          `help:"Do not use pivot_root (runtime engine)."`
 }
 
 // Help is the long help text.
@@ -50,7 +39,7 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	if err := needRoot("restore"); err != nil {
 		return err
 	}
-	if err := c.checkFlags(); err != nil {
+	if err := c.targetFlags.check(); err != nil {
 		return err
 	}
 	r := &restore{cmd: c, app: a}
@@ -66,21 +55,10 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	return r.stay(ctx)
 }
 
-func (c *restoreCmd) checkFlags() error {
-	switch {
-	case c.Rootfs != "" && c.Base != "":
-		return usagef("--rootfs and --base exclude each other: one is changed in place, the other copied")
-	case c.TCPEstablished && c.TCPClose:
-		return usagef("--tcp-established and --tcp-close exclude each other")
-	case c.Engine == "direct" && c.Runtime != "" && c.Runtime != runtime.Direct:
-		return usagef("--engine direct restores without a runtime: leave out --runtime %s", c.Runtime)
-	}
-	if c.ID != "" {
-		if err := runtime.CheckID(c.ID); err != nil {
-			return &usageError{err: err}
-		}
-	}
-	return nil
+// configDump is what is used of config.dump, the container as an engine knows it.
+type configDump struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
 }
 
 // restore is one run of restoreCmd.
@@ -91,6 +69,7 @@ type restore struct {
 	head map[string][]byte
 
 	meta    *archive.Metadata
+	config  configDump
 	spec    *specs.Spec // the archive's
 	id      string
 	runtime runtime.Runtime

@@ -117,6 +117,13 @@ func (r Runtime) Version(ctx context.Context) (string, error) {
 	if r.Name == Direct {
 		return "", nil
 	}
+	said, err := r.aboutItself(ctx)
+	line, _, _ := strings.Cut(said, "\n")
+	return strings.TrimSpace(line), err
+}
+
+// aboutItself is all that the runtime prints for --version.
+func (r Runtime) aboutItself(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, r.Path, "--version") //nolint:gosec // the operator names the runtime
@@ -125,8 +132,7 @@ func (r Runtime) Version(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s --version: %w", r.Path, err)
 	}
-	line, _, _ := strings.Cut(string(out), "\n")
-	return strings.TrimSpace(line), nil
+	return string(out), nil
 }
 
 // fileReader and fileWriter keep a nil *os.File from becoming a non-nil interface.

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,8 @@ type kind struct {
 	root string
 	// restores tells whether it can restore CRIU's images.
 	restores bool
+	// criuMark is in what --version prints when it was built with CRIU; empty if it always is.
+	criuMark string
 	// sandbox tells that the processes are a sandbox's and not the host's.
 	sandbox bool
 	// file is in the state directory of every container of this runtime; empty if it has none.
@@ -40,7 +43,7 @@ func kinds() []kind {
 			file: "state.json", bundle: runcBundle, descriptors: runcDescriptors,
 		},
 		{
-			name: "crun", root: "/run/crun", restores: true,
+			name: "crun", root: "/run/crun", restores: true, criuMark: "+CRIU",
 			file: "status", bundle: crunBundle, descriptors: crunDescriptors,
 		},
 		{name: "youki", root: "/run/youki", file: "youki_config.json", bundle: youkiBundle},
@@ -113,6 +116,25 @@ func lookPath(name string) (string, error) {
 
 // CanRestore tells whether the runtime restores CRIU's images itself.
 func (r Runtime) CanRestore() bool { return r.kind.restores }
+
+// CheckRestore tells whether the installed runtime restores CRIU's images: an [ErrNoRuntime] if
+// not. crun can be built without.
+func (r Runtime) CheckRestore(ctx context.Context) error {
+	if !r.CanRestore() {
+		return fmt.Errorf("%s: %w for restoring", r.Name, ErrNoRuntime)
+	}
+	if r.kind.criuMark == "" {
+		return nil
+	}
+	said, err := r.aboutItself(ctx)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(said, r.kind.criuMark) {
+		return fmt.Errorf("%s: %w for restoring: it was built without CRIU", r.Path, ErrNoRuntime)
+	}
+	return nil
+}
 
 // CRIU tells whether CRIU can dump the runtime's containers: runsc's are processes of its
 // own kernel.

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"github.com/ckarchive/ckarchive/oci/runtime"
+)
+
+// targetFlags say as what and where a checkpoint is restored. restore and check have them in
+// common, so that one does what the other foretold.
+type targetFlags struct {
+	ID string `name:"id" help:"ID of the restored container; by default that of the dumped one." placeholder:"ID"`
+	runtimeFlags
+	Engine        string            `help:"Who restores: an OCI runtime, which then manages the container, or ckarchive directly through CRIU." enum:"runtime,direct" default:"runtime" env:"CKARCHIVE_ENGINE"`
+	Bundle        string            `help:"Bundle to restore in: its config.json is used as it is, if there is one; else it is made there." type:"path" placeholder:"DIR"`
+	Rootfs        string            `help:"Root file system to restore in, changed in place: a copy of the base." type:"path" placeholder:"DIR"`
+	Base          string            `help:"Pristine base root file system; a copy of it is made for the container." type:"path" placeholder:"DIR"`
+	ConsoleSocket string            `help:"Unix socket that takes the terminal of a container that has one." type:"path" placeholder:"SOCKET"`
+	MapMount      map[string]string `help:"Host path for a bind mount of the container; may be repeated." placeholder:"DEST=SOURCE" mapsep:"none"`
+	IgnoreCPU     bool              `name:"ignore-cpu" help:"Restore although this CPU lacks features of the one of the dump."`
+	Pull          string            `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
+	remoteFlags
+	criuFlags
+}
+
+// check refuses flags that exclude each other.
+func (f *targetFlags) check() error {
+	switch {
+	case f.Rootfs != "" && f.Base != "":
+		return usagef("--rootfs and --base exclude each other: one is changed in place, the other copied")
+	case f.TCPEstablished && f.TCPClose:
+		return usagef("--tcp-established and --tcp-close exclude each other")
+	case f.Engine == "direct" && f.Runtime != "" && f.Runtime != runtime.Direct:
+		return usagef("--engine direct restores without a runtime: leave out --runtime %s", f.Runtime)
+	}
+	if f.ID != "" {
+		if err := runtime.CheckID(f.ID); err != nil {
+			return &usageError{err: err}
+		}
+	}
+	return nil
+}
