@@ -16,8 +16,9 @@ import (
 )
 
 // DirSink is a [Sink] that unpacks into a fresh directory: regular files 0600,
-// directories 0700, whatever the entries say. Times are kept, so that the
-// directory gives the same archive again. It has a temporary name until Commit.
+// directories 0700, whatever the entries say, with holes where the content is zero.
+// Times are kept, so that the directory gives the same archive again. It has a
+// temporary name until Commit.
 type DirSink struct {
 	path string // the name from Commit on
 	temp string
@@ -84,7 +85,11 @@ func (d *DirSink) put(ctx context.Context, e Entry, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	n, err := copyContext(ctx, f, r)
+	w := &sparseFile{file: f}
+	n, err := copyContext(ctx, w, r)
+	if err == nil {
+		err = w.finish()
+	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}

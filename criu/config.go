@@ -20,6 +20,8 @@ type ConfigOptions struct {
 	// Flags that a runtime's command line has no option for.
 	TCPClose     bool
 	SkipRWXCheck bool
+	// ConsumeImages is that of [RestoreOptions].
+	ConsumeImages bool
 	// Lines are further options of CRIU, one each, as "ghost-limit 4194304".
 	Lines []string
 }
@@ -73,6 +75,9 @@ func ConfigFile(ctx context.Context, imagesDir string, spec *specs.Spec, mountMa
 	}
 	if opts.SkipRWXCheck {
 		b.WriteString("skip-file-rwx-check\n")
+	}
+	if opts.ConsumeImages {
+		b.WriteString("auto-dedup\n")
 	}
 	for _, l := range opts.Lines {
 		if strings.ContainsFunc(l, unicode.IsControl) {

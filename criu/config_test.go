@@ -39,7 +39,7 @@ func TestConfigFile(t *testing.T) {
 	must(t, writeDescriptors(dir, []string{devNull, "pipe:[5]", "file[1b:a1]"}))
 	spec := bindSpec("/vol")
 	spec.Linux.MaskedPaths = []string{"/proc/keys", "/proc/acpi", "/proc/timer_list"}
-	got, err := ConfigFile(t.Context(), dir, spec, map[string]string{"/vol/sub": "/data/sub"}, ConfigOptions{EmptyDir: "/empty", TCPClose: true, Lines: []string{"ghost-limit 4096"}})
+	got, err := ConfigFile(t.Context(), dir, spec, map[string]string{"/vol/sub": "/data/sub"}, ConfigOptions{EmptyDir: "/empty", TCPClose: true, ConsumeImages: true, Lines: []string{"ghost-limit 4096"}})
 	must(t, err)
 	want := `external mnt[/dev/null]:/dev/null
 external mnt[/run/crun/.empty-directory]:/empty
@@ -47,6 +47,7 @@ external mnt[/vol]:/host/vol
 external mnt[/vol/sub]:/data/sub
 inherit-fd fd[2]:file[1b:a1]
 tcp-close
+auto-dedup
 ghost-limit 4096
 `
 	if string(got) != want {

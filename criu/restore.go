@@ -35,6 +35,9 @@ type RestoreOptions struct {
 	Files     map[string]*os.File
 	External  []string // further external objects in CRIU's notation, as "veth[eth0]:host0"
 	IgnoreCPU bool     // do not compare the CPU
+	// ConsumeImages frees the memory in the images as it is restored: a restore takes the room of
+	// the memory once and not twice. The images are worthless afterwards.
+	ConsumeImages bool
 	// OnSetupNamespaces runs when the namespaces are there and the tasks are not
 	// yet, with the PID of the first process: the time to set up its network.
 	OnSetupNamespaces func(ctx context.Context, pid int) error

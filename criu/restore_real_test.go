@@ -119,6 +119,40 @@ func TestRestoreDirect(t *testing.T) {
 	}
 }
 
+// TestRestoreConsumesImages finds the memory gone from the images after the restore, when that was
+// asked for and only then.
+func TestRestoreConsumesImages(t *testing.T) {
+	b := requireReal(t)
+	for _, consume := range []bool{false, true} {
+		t.Run(strconv.FormatBool(consume), func(t *testing.T) {
+			c := startContainer(t)
+			tick(t, c.out)
+			opts, out := restoreOptions(t, dumpStopped(t, b, c, nil))
+			opts.ConsumeImages = consume
+			pages := filepath.Join(opts.ImagesDir, "pages-1.img")
+			before := allocated(t, pages)
+			restoreReal(t, b, opts)
+			mustTick(t, out)
+			after := allocated(t, pages)
+			if !consume && after != before || consume && after > before/4 {
+				t.Errorf("the pages take %d bytes, before the restore %d", after, before)
+			}
+		})
+	}
+}
+
+// allocated is the space that a file takes, in bytes.
+func allocated(t *testing.T, path string) int64 {
+	t.Helper()
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	must(t, f.Sync()) // space is given out when it is written
+	var st unix.Stat_t
+	must(t, unix.Fstat(int(f.Fd()), &st))
+	return st.Blocks * 512
+}
+
 func TestRestoreExitStatus(t *testing.T) {
 	b := requireReal(t)
 	c := startContainer(t, withTask(t, "exit"))

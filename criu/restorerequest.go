@@ -40,6 +40,7 @@ func (r *restore) request(o *rpc.CriuOpts, root string) error {
 	o.EvasiveDevices = proto.Bool(true)
 	o.OrphanPtsMaster = proto.Bool(true)
 	o.External = r.opts.External
+	o.AutoDedup = proto.Bool(r.opts.ConsumeImages)
 	if r.opts.IgnoreCPU {
 		o.CpuCap = proto.Uint32(0)
 	}

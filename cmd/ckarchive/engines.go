@@ -27,6 +27,10 @@ func (r *restore) flags() criu.Flags {
 	}
 }
 
+// consumeImages: the images are unpacked for one restore and go after it, so their memory may go
+// while it is restored.
+const consumeImages = true
+
 // restoreByRuntime hands the images to an OCI runtime, with a CRIU configuration that
 // lets any runtime restore the images of any other.
 func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *specs.Spec) error {
@@ -40,7 +44,9 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 	if err := criu.PrepareMountpoints(r.rootfs, images, r.cmd.MapMount); err != nil {
 		return err
 	}
-	config, err := criu.ConfigFile(ctx, images, spec, r.cmd.MapMount, criu.ConfigOptions{EmptyDir: empty, TCPClose: flags.TCPClose, Lines: r.configLines()})
+	config, err := criu.ConfigFile(ctx, images, spec, r.cmd.MapMount, criu.ConfigOptions{
+		EmptyDir: empty, TCPClose: flags.TCPClose, ConsumeImages: consumeImages, Lines: r.configLines(),
+	})
 	if err != nil {
 		return err
 	}
@@ -66,7 +72,8 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 		CRIUConfig: configPath, CRIUPath: filepath.Dir(r.criu.Path),
 		ConsoleSocket: r.cmd.ConsoleSocket, TCPEstablished: flags.TCPEstablished, ExtUnixSk: flags.ExtUnixSk,
 		ShellJob: flags.ShellJob, FileLocks: flags.FileLocks, NoPivot: r.cmd.NoPivot,
-		Stdin: in, Stdout: out, Stderr: errs,
+		ConsumeImages: consumeImages,
+		Stdin:         in, Stdout: out, Stderr: errs,
 	})
 	if err != nil {
 		return criu.ByRuntime("restore", filepath.Join(work, criu.RestoreLog), err)
@@ -100,6 +107,7 @@ func (r *restore) restoreDirectly(ctx context.Context, images string, spec *spec
 		Flags: r.flags(), Spec: spec, Rootfs: r.rootfs, ImagesDir: images, WorkDir: work,
 		CgroupPath: "/ckarchive/" + r.id, Stdin: in, Stdout: out, Stderr: errs,
 		ConsoleSocket: r.cmd.ConsoleSocket, MountMap: r.cmd.MapMount, EmptyDir: empty, IgnoreCPU: r.cmd.IgnoreCPU,
+		ConsumeImages: consumeImages,
 	})
 	if err != nil {
 		return err

@@ -41,6 +41,9 @@ type RestoreOptions struct {
 	ShellJob       bool
 	FileLocks      bool
 	NoPivot        bool
+	// ConsumeImages frees the memory in the images while it is restored. runc takes this as an option
+	// and no other way; of the others CRIU's configuration says it.
+	ConsumeImages bool
 
 	// Stdin, Stdout and Stderr become the container's; nil is /dev/null.
 	Stdin, Stdout, Stderr *os.File
@@ -61,6 +64,7 @@ func (o RestoreOptions) args(pidFile string) []string {
 		{"--shell-job", o.ShellJob},
 		{"--file-locks", o.FileLocks},
 		{"--no-pivot", o.NoPivot},
+		{"--auto-dedup", o.ConsumeImages},
 	})
 	return append(args, o.ID)
 }
@@ -83,6 +87,7 @@ func (r Runtime) Restore(ctx context.Context, o RestoreOptions) (int, error) {
 		return 0, err
 	}
 	defer stderr.Close() //nolint:errcheck // a log
+	o.ConsumeImages = o.ConsumeImages && r.kind.autoDedup
 	cmd := r.command(ctx, append([]string{"--log", stderr.Name()}, o.args(pidFile)...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = fileReader(o.Stdin), fileWriter(o.Stdout), fileWriter(o.Stderr)
 	// Go makes the mounts of the new namespace private.

@@ -166,9 +166,9 @@ func TestFind(t *testing.T) {
 func TestRestoreArgs(t *testing.T) {
 	got := RestoreOptions{
 		ID: "new", Bundle: "/b", ImagesDir: "/i", WorkDir: "/w", ConsoleSocket: "/s",
-		TCPEstablished: true, ExtUnixSk: true, ShellJob: true, FileLocks: true, NoPivot: true,
+		TCPEstablished: true, ExtUnixSk: true, ShellJob: true, FileLocks: true, NoPivot: true, ConsumeImages: true,
 	}.args("/w/pid")
-	want := "restore --detach --image-path /i --work-path /w --bundle /b --pid-file /w/pid --console-socket /s --tcp-established --ext-unix-sk --shell-job --file-locks --no-pivot new"
+	want := "restore --detach --image-path /i --work-path /w --bundle /b --pid-file /w/pid --console-socket /s --tcp-established --ext-unix-sk --shell-job --file-locks --no-pivot --auto-dedup new"
 	if strings.Join(got, " ") != want {
 		t.Errorf("arguments %q, want %q", strings.Join(got, " "), want)
 	}

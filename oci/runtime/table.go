@@ -25,6 +25,8 @@ type kind struct {
 	restores bool
 	// criuMark is in what --version prints when it was built with CRIU; empty if it always is.
 	criuMark string
+	// autoDedup tells that its restore has an option --auto-dedup, which overrides CRIU's configuration.
+	autoDedup bool
 	// sandbox tells that the processes are a sandbox's and not the host's.
 	sandbox bool
 	// file is in the state directory of every container of this runtime; empty if it has none.
@@ -39,7 +41,7 @@ type kind struct {
 func kinds() []kind {
 	return []kind{
 		{
-			name: "runc", root: "/run/runc", restores: true,
+			name: "runc", root: "/run/runc", restores: true, autoDedup: true,
 			file: "state.json", bundle: runcBundle, descriptors: runcDescriptors,
 		},
 		{
