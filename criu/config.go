@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -12,18 +14,57 @@ import (
 	"github.com/ckarchive/ckarchive/archive"
 )
 
-// ConfigOptions are the choices of a [ConfigFile].
+// ConfigOptions are the choices of a [ConfigFile]: what a runtime's command line has no option for.
 type ConfigOptions struct {
 	// EmptyDir is an empty directory of this host, to hide directories with. It is
 	// needed only for images in which a directory is hidden so.
-	EmptyDir string
-	// Flags that a runtime's command line has no option for.
+	EmptyDir     string
 	TCPClose     bool
 	SkipRWXCheck bool
 	// ConsumeImages is that of [RestoreOptions].
 	ConsumeImages bool
+	MountCompat   bool
+	WeakSysctls   bool
+	IgnoreCPU     bool
+	// External are further external objects in CRIU's notation, as "unix[77]".
+	External []string
+	// Inherit gives descriptors of CRIU by the keys of what they stand for ("socket:[77]").
+	Inherit map[string]int
 	// Lines are further options of CRIU, one each, as "ghost-limit 4194304".
 	Lines []string
+}
+
+// lines are the options in CRIU's syntax, without its mounts and descriptors.
+func (o ConfigOptions) lines() ([]string, error) {
+	var lines []string
+	for _, e := range o.External {
+		lines = append(lines, "external "+e)
+	}
+	for _, key := range slices.Sorted(maps.Keys(o.Inherit)) {
+		lines = append(lines, fmt.Sprintf("inherit-fd fd[%d]:%s", o.Inherit[key], key))
+	}
+	for _, f := range []struct {
+		line string
+		set  bool
+	}{
+		{"tcp-close", o.TCPClose},
+		{"skip-file-rwx-check", o.SkipRWXCheck},
+		{"mntns-compat-mode", o.MountCompat},
+		{"weak-sysctls", o.WeakSysctls},
+		{"auto-dedup", o.ConsumeImages},
+		{"cpu-cap none", o.IgnoreCPU},
+	} {
+		if f.set {
+			lines = append(lines, f.line)
+		}
+	}
+	lines = append(lines, o.Lines...)
+	for _, l := range lines {
+		if strings.ContainsFunc(l, unicode.IsControl) {
+			return nil, fmt.Errorf("make criu configuration: option %q holds a control character", l)
+		}
+	}
+	return lines, nil
 }
 
 // ConfigFile makes the file for CRIU_CONFIG_FILE with which a runtime (runc
@@ -62,7 +103,8 @@ func ConfigFile(ctx context.Context, imagesDir string, spec *specs.Spec, mountMa
 	}
 	for fd, d := range desc {
 		// The runtimes look after pipes themselves.
-		if fd >= stdioCount || !inherits(d) || strings.HasPrefix(d, "pipe:") {
+		_, given := opts.Inherit[d]
+		if fd >= stdioCount || !inherits(d) || strings.HasPrefix(d, "pipe:") || given {
 			continue
 		}
 		if err := configWord(strings.NewReplacer("[", "", "]", "").Replace(d)); err != nil {
@@ -70,19 +112,25 @@ func ConfigFile(ctx context.Context, imagesDir string, spec *specs.Spec, mountMa
 		}
 		fmt.Fprintf(&b, "inherit-fd fd[%d]:%s\n", fd, d)
 	}
-	if opts.TCPClose {
-		b.WriteString("tcp-close\n")
+	joined, err := joinedNamespaces(imagesDir, spec)
+	if err != nil {
+		return nil, err
 	}
-	if opts.SkipRWXCheck {
-		b.WriteString("skip-file-rwx-check\n")
-	}
-	if opts.ConsumeImages {
-		b.WriteString("auto-dedup\n")
-	}
-	for _, l := range opts.Lines {
-		if strings.ContainsFunc(l, unicode.IsControl) {
-			return nil, fmt.Errorf("make criu configuration: option %q holds a control character", l)
+	for _, n := range joined {
+		// The runtimes join all others themselves.
+		if n.name != "net" || n.key != "" {
+			continue
 		}
+		if err := configWord(n.path); err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&b, "join-ns net:%s\n", n.path)
+	}
+	lines, err := opts.lines()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range lines {
 		b.WriteString(l + "\n")
 	}
 	return []byte(b.String()), nil

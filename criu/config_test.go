@@ -4,10 +4,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/mnt"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/netdev"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/pidns"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 )
@@ -39,15 +42,24 @@ func TestConfigFile(t *testing.T) {
 	must(t, writeDescriptors(dir, []string{devNull, "pipe:[5]", "file[1b:a1]"}))
 	spec := bindSpec("/vol")
 	spec.Linux.MaskedPaths = []string{"/proc/keys", "/proc/acpi", "/proc/timer_list"}
-	got, err := ConfigFile(t.Context(), dir, spec, map[string]string{"/vol/sub": "/data/sub"}, ConfigOptions{EmptyDir: "/empty", TCPClose: true, ConsumeImages: true, Lines: []string{"ghost-limit 4096"}})
+	got, err := ConfigFile(t.Context(), dir, spec, map[string]string{"/vol/sub": "/data/sub"}, ConfigOptions{
+		EmptyDir: "/empty", TCPClose: true, ConsumeImages: true, SkipRWXCheck: true, MountCompat: true, WeakSysctls: true, IgnoreCPU: true,
+		External: []string{"unix[7]"}, Inherit: map[string]int{"socket:[7]": 4}, Lines: []string{"ghost-limit 4096"},
+	})
 	must(t, err)
 	want := `external mnt[/dev/null]:/dev/null
 external mnt[/run/crun/.empty-directory]:/empty
 external mnt[/vol]:/host/vol
 external mnt[/vol/sub]:/data/sub
 inherit-fd fd[2]:file[1b:a1]
+external unix[7]
+inherit-fd fd[4]:socket:[7]
 tcp-close
+skip-file-rwx-check
+mntns-compat-mode
+weak-sysctls
 auto-dedup
+cpu-cap none
 ghost-limit 4096
 `
 	if string(got) != want {
@@ -79,6 +91,59 @@ func TestConfigFileRejects(t *testing.T) {
 	must(t, writeDescriptors(dir, []string{"file[1:2]\naction-script"}))
 	if _, err := ConfigFile(t.Context(), dir, &specs.Spec{}, nil, ConfigOptions{}); err == nil {
 		t.Error("an option in a descriptor: no error")
+	}
+}
+
+// What stands for a standard descriptor is given once.
+func TestConfigFileInheritsOnce(t *testing.T) {
+	dir := mountsDir(t)
+	must(t, writeDescriptors(dir, []string{devNull, "file[1b:a1]"}))
+	got, err := ConfigFile(t.Context(), dir, bindSpec(), nil, ConfigOptions{Inherit: map[string]int{"file[1b:a1]": 5}})
+	must(t, err)
+	if want := "inherit-fd fd[5]:file[1b:a1]\n"; string(got) != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestJoinedNamespaces(t *testing.T) {
+	spec := bindSpec()
+	spec.Linux.Namespaces = []specs.LinuxNamespace{
+		{Type: specs.MountNamespace},
+		{Type: specs.NetworkNamespace, Path: "/n"},
+		{Type: specs.IPCNamespace, Path: "/i"},
+		{Type: specs.TimeNamespace, Path: "/t"},
+		{Type: specs.CgroupNamespace, Path: "/c"},
+	}
+	own := encode(t, magicNetNS, &netdev.NetnsEntry{})
+	external := encode(t, magicNetNS, &netdev.NetnsEntry{ExtKey: proto.String("extNet")})
+	ipcAndTime := []joinedNamespace{{"ipc", "/i", ""}, {"time", "/t", ""}}
+	for name, tt := range map[string]struct {
+		image []byte
+		key   string
+		line  string
+	}{
+		"own": {own, "", "join-ns net:/n\n"}, "external": {external, "extNet", ""},
+	} {
+		dir := writeSet(t, map[string][]byte{"netns-9.img": tt.image, "mountpoints-7.img": encode(t, magicMounts)})
+		got, err := joinedNamespaces(dir, spec)
+		must(t, err)
+		if want := append([]joinedNamespace{{"net", "/n", tt.key}}, ipcAndTime...); !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
+		config, err := ConfigFile(t.Context(), dir, spec, nil, ConfigOptions{})
+		must(t, err)
+		if string(config) != tt.line {
+			t.Errorf("%s: configuration %q, want %q", name, config, tt.line)
+		}
+	}
+	spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.PIDNamespace, Path: "/p"}}
+	dir := writeSet(t, map[string][]byte{"pidns-9.img": encode(t, magicPIDNS, &pidns.PidnsEntry{})})
+	if _, err := joinedNamespaces(dir, spec); err == nil || !strings.Contains(err.Error(), "PID namespace of its own") {
+		t.Errorf("error %v, want that the processes cannot change their PID namespace", err)
+	}
+	spec.Linux.Namespaces[0].Type = specs.MountNamespace
+	if _, err := joinedNamespaces(dir, spec); err == nil {
+		t.Error("a mount namespace to join: no error")
 	}
 }
 

@@ -31,6 +31,8 @@ const (
 	magicFiles     uint32 = 1445998904
 	magicFS        uint32 = 1363163410
 	magicStats     uint32 = 1460220678
+	magicNetNS     uint32 = 1435711314
+	magicPIDNS     uint32 = 1628795686
 )
 
 // Limits of images that are parsed. Memory is taken for what a file holds, never for what it claims.

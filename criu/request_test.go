@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/mnt"
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -256,5 +257,42 @@ func TestReadDescriptors(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, archive.Descriptors), []byte(`{"a":1}`), 0o600))
 	if _, err := ReadDescriptors(dir); err == nil {
 		t.Error("an object: no error")
+	}
+}
+
+// TestRestoreRequest wants every option of a restore in CRIU's request.
+func TestRestoreRequest(t *testing.T) {
+	dir := mountsDir(t, mount(mnt.Fstype_UNSUPPORTED, 6, 60, "/vol", "/vol"))
+	must(t, writeDescriptors(dir, []string{devNull, "pipe:[5]", "pipe:[5]"}))
+	vol, ns := t.TempDir(), filepath.Join(t.TempDir(), "ns")
+	must(t, os.WriteFile(ns, nil, 0o600))
+	spec := bindSpec("/vol")
+	spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: ns}, {Type: specs.UTSNamespace, Path: ns}}
+	file, err := os.Open(os.DevNull)
+	must(t, err)
+	defer file.Close()
+	r := &restore{opts: RestoreOptions{
+		Flags: Flags{
+			TCPEstablished: true, TCPClose: true, ExtUnixSk: true, ShellJob: true, FileLocks: true,
+			MountCompat: true, SkipRWXCheck: true, CgroupMode: "full", ConfigFile: "/c",
+		},
+		Spec: spec, Rootfs: t.TempDir(), ImagesDir: dir, MountMap: map[string]string{"/vol": vol},
+		Files: map[string]*os.File{"socket:[7]": file}, External: []string{"unix[7]"}, Veth: map[string]string{"eth0": "host0@br0"},
+		IgnoreCPU: true, WeakSysctls: true, ConsumeImages: true, LSMProfile: "apparmor:x", LSMMountContext: "c",
+	}, cgroups: &cgroups{path: "/x", hierarchies: []hierarchy{{controllers: []string{"cpu"}, mount: "/sys/fs/cgroup/cpu", root: "/"}}}}
+	o := &rpc.CriuOpts{ImagesDirFd: proto.Int32(3)}
+	must(t, r.request(o, "/root"))
+	got := strings.Join(strings.Fields(strings.ReplaceAll(prototext.MarshalOptions{Multiline: true}.Format(o), ":  ", ": ")), " ")
+	got = strings.NewReplacer(vol, "VOL", ns, "NS", " {", ": {").Replace(got)
+	got = strings.ReplaceAll(got, "::", ":")
+	want := `images_dir_fd: 3 ext_unix_sk: true tcp_established: true evasive_devices: true shell_job: true file_locks: true ` +
+		`notify_scripts: true root: "/root" auto_dedup: true cpu_cap: 0 ext_mnt: { key: "/vol" val: "VOL" } manage_cgroups: true ` +
+		`cg_root: { ctrl: "cpu" path: "/x" } rst_sibling: true inherit_fd: { key: "socket:[7]" fd: 4 } ` +
+		`inherit_fd: { key: "pipe:[5]" fd: 1 } inherit_fd: { key: "pipe:[5]" fd: 2 } manage_cgroups_mode: FULL ` +
+		`external: "unix[7]" external: "veth[eth0]:host0@br0" join_ns: { ns: "net" ns_file: "NS" } join_ns: { ns: "uts" ns_file: "NS" } ` +
+		`weak_sysctls: true orphan_pts_master: true config_file: "/c" tcp_close: true lsm_profile: "apparmor:x" ` +
+		`lsm_mount_context: "c" mntns_compat_mode: true skip_file_rwx_check: true`
+	if got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }

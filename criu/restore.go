@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -32,9 +33,14 @@ type RestoreOptions struct {
 	MountMap      map[string]string // sources of external mounts by mount point, before the spec's
 	EmptyDir      string            // an empty directory of this host, to hide directories with
 	// Files supplies further external files and sockets by CRIU's key ("file[1b:3]", "socket:[77]").
-	Files     map[string]*os.File
-	External  []string // further external objects in CRIU's notation, as "veth[eth0]:host0"
-	IgnoreCPU bool     // do not compare the CPU
+	Files map[string]*os.File
+	// External are further external objects in CRIU's notation, as "veth[eth0]:host0@bridge".
+	External []string
+	// Veth gives the outer ends of pairs of virtual interfaces by the name of the inner end, as
+	// "host0" or "host0@bridge". They are made and set up in the caller's network namespace.
+	Veth        map[string]string
+	IgnoreCPU   bool // do not compare the CPU
+	WeakSysctls bool // leave out sysctls that this kernel lacks
 	// ConsumeImages frees the memory in the images as it is restored: a restore takes the room of
 	// the memory once and not twice. The images are worthless afterwards.
 	ConsumeImages bool
@@ -195,6 +201,8 @@ func (r *restore) notify(ctx context.Context, n notification) (*rpc.CriuOpts, er
 		default:
 			r.hook = sendConsole(ctx, r.opts.ConsoleSocket, n.files[0])
 		}
+	case notePostSetupNS:
+		r.hook = r.raiseVeth()
 	case notePostRestore:
 		r.pid = n.pid
 	}
@@ -211,6 +219,17 @@ func (r *restore) setupNamespaces(ctx context.Context) error {
 		return nil
 	}
 	return r.opts.OnSetupNamespaces(ctx, r.pid)
+}
+
+// raiseVeth sets the outer ends of virtual interfaces up, which CRIU has made.
+func (r *restore) raiseVeth() error {
+	for _, outer := range r.opts.Veth {
+		name, _, _ := strings.Cut(outer, "@")
+		if err := bringUp(name); err != nil {
+			return fmt.Errorf("set up interface %q: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func (r *restore) finish(logPath string) (Restored, error) {

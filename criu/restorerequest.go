@@ -39,10 +39,16 @@ func (r *restore) request(o *rpc.CriuOpts, root string) error {
 	o.RstSibling = proto.Bool(true)
 	o.EvasiveDevices = proto.Bool(true)
 	o.OrphanPtsMaster = proto.Bool(true)
-	o.External = r.opts.External
+	o.External = slices.Clone(r.opts.External)
+	for _, inner := range slices.Sorted(maps.Keys(r.opts.Veth)) {
+		o.External = append(o.External, fmt.Sprintf("veth[%s]:%s", inner, r.opts.Veth[inner]))
+	}
 	o.AutoDedup = proto.Bool(r.opts.ConsumeImages)
 	if r.opts.IgnoreCPU {
 		o.CpuCap = proto.Uint32(0)
+	}
+	if r.opts.WeakSysctls {
+		o.WeakSysctls = proto.Bool(true)
 	}
 	if r.opts.LSMProfile != "" {
 		o.LsmProfile = proto.String(r.opts.LSMProfile)
@@ -122,29 +128,21 @@ func (r *restore) namespaces(o *rpc.CriuOpts) error {
 	if r.opts.Spec.Linux == nil {
 		return errors.New("the spec has no linux section")
 	}
-	for _, n := range r.opts.Spec.Linux.Namespaces {
-		if n.Path == "" {
+	joined, err := joinedNamespaces(r.opts.ImagesDir, r.opts.Spec)
+	if err != nil {
+		return err
+	}
+	for _, n := range joined {
+		if n.key == "" {
+			o.JoinNs = append(o.JoinNs, &rpc.JoinNamespace{Ns: proto.String(n.name), NsFile: proto.String(n.path)})
 			continue
 		}
-		switch n.Type {
-		case specs.NetworkNamespace, specs.PIDNamespace:
-			f, err := os.Open(n.Path)
-			if err != nil {
-				return fmt.Errorf("open %s namespace: %w", n.Type, err)
-			}
-			r.opened = append(r.opened, f)
-			key := keyNetNS
-			if n.Type == specs.PIDNamespace {
-				key = keyPIDNS
-			}
-			r.pass(o, key, f)
-		case specs.IPCNamespace, specs.UTSNamespace, specs.TimeNamespace, specs.UserNamespace:
-			o.JoinNs = append(o.JoinNs, &rpc.JoinNamespace{Ns: proto.String(string(n.Type)), NsFile: proto.String(n.Path)})
-		case specs.CgroupNamespace:
-			// The tasks' cgroup namespace is made by where they are.
-		default:
-			return fmt.Errorf("criu cannot restore into an existing %s namespace (%s)", n.Type, n.Path)
+		f, err := os.Open(n.path)
+		if err != nil {
+			return fmt.Errorf("open %s namespace: %w", n.name, err)
 		}
+		r.opened = append(r.opened, f)
+		r.pass(o, n.key, f)
 	}
 	return nil
 }

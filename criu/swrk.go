@@ -35,6 +35,7 @@ const (
 	notePostDump    = "post-dump"
 	noteQueryFiles  = "query-ext-files"
 	noteSetupNS     = "setup-namespaces"
+	notePostSetupNS = "post-setup-namespaces"
 	noteOrphanPTS   = "orphan-pts-master"
 	notePostRestore = "post-restore"
 )

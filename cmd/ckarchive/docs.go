@@ -106,6 +106,9 @@ func writeFlags(b *strings.Builder, flags []*kong.Flag) {
 // flagSyntax is a flag as it is typed.
 func flagSyntax(f *kong.Flag) string {
 	text := "--" + f.Name
+	if f.Tag.Negatable != "" {
+		text = "--[no-]" + f.Name
+	}
 	if f.Short != 0 {
 		text = "-" + string(f.Short) + ", " + text
 	}

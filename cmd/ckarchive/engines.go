@@ -1,10 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -13,20 +17,6 @@ import (
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
-// flags are the options of the restore: those of the dump that must be given again, and what
-// the command line adds. An option of the dump that the command line replaces gives way.
-func (r *restore) flags() criu.Flags {
-	dumped := func(flag string) bool { return r.meta.Options[flag] == "true" }
-	c := r.cmd
-	return criu.Flags{
-		TCPEstablished: c.TCPEstablished || dumped("tcp-established") && !c.TCPClose,
-		TCPClose:       c.TCPClose || dumped("tcp-close") && !c.TCPEstablished,
-		FileLocks:      c.FileLocks || dumped("file-locks"),
-		ExtUnixSk:      c.ExtUnixSk || dumped("ext-unix-sk"),
-		ShellJob:       c.ShellJob || dumped("shell-job"),
-	}
-}
-
 // consumeImages: the images are unpacked for one restore and go after it, so their memory may go
 // while it is restored.
 const consumeImages = true
@@ -34,24 +24,30 @@ const consumeImages = true
 // restoreByRuntime hands the images to an OCI runtime, with a CRIU configuration that
 // lets any runtime restore the images of any other.
 func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *specs.Spec) error {
-	flags := r.flags()
-	work := filepath.Join(r.home, "work")
-	empty := filepath.Join(r.home, "empty")
-	if err := os.Mkdir(empty, 0o755); err != nil {
+	empty, err := r.makeEmpty()
+	if err != nil {
 		return err
 	}
 	// Runtimes make missing mount points as well, with the modes that our umask leaves.
 	if err := criu.PrepareMountpoints(r.rootfs, images, r.cmd.MapMount); err != nil {
 		return err
 	}
-	config, err := criu.ConfigFile(ctx, images, spec, r.cmd.MapMount, criu.ConfigOptions{
-		EmptyDir: empty, TCPClose: flags.TCPClose, ConsumeImages: consumeImages, Lines: r.configLines(),
-	})
+	files, err := r.cmd.inheritedFiles()
 	if err != nil {
 		return err
 	}
-	configPath := filepath.Join(work, "criu.conf")
-	if err := os.WriteFile(configPath, config, 0o600); err != nil {
+	defer closeFiles(files)
+	opts := r.runtimeOptions(images, files)
+	chosen, err := r.configOptions(files)
+	if err != nil {
+		return err
+	}
+	chosen.EmptyDir = empty
+	config, err := criu.ConfigFile(ctx, images, spec, r.cmd.MapMount, chosen)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(opts.CRIUConfig, config, 0o600); err != nil {
 		return err
 	}
 	if ownNetwork(spec) && !r.ownBundle() {
@@ -63,20 +59,12 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 			return err
 		}
 	}
-	in, out, errs, err := r.stdio()
-	if err != nil {
+	if opts.Stdin, opts.Stdout, opts.Stderr, err = r.stdio(); err != nil {
 		return err
 	}
-	pid, err := r.runtime.Restore(ctx, runtime.RestoreOptions{
-		ID: r.id, Bundle: r.bundle, ImagesDir: images, WorkDir: work,
-		CRIUConfig: configPath, CRIUPath: filepath.Dir(r.criu.Path),
-		ConsoleSocket: r.cmd.ConsoleSocket, TCPEstablished: flags.TCPEstablished, ExtUnixSk: flags.ExtUnixSk,
-		ShellJob: flags.ShellJob, FileLocks: flags.FileLocks, NoPivot: r.cmd.NoPivot,
-		ConsumeImages: consumeImages,
-		Stdin:         in, Stdout: out, Stderr: errs,
-	})
+	pid, err := r.runtime.Restore(ctx, opts)
 	if err != nil {
-		return criu.ByRuntime("restore", filepath.Join(work, criu.RestoreLog), err)
+		return criu.ByRuntime("restore", filepath.Join(r.work(), criu.RestoreLog), err)
 	}
 	// The hook has done its work, and is no part of the container.
 	if err := r.writeBundle(spec); err != nil {
@@ -85,30 +73,92 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 	return r.found(ctx, pid)
 }
 
-// configLines are options that a runtime's command line lacks.
-func (r *restore) configLines() []string {
-	if r.cmd.IgnoreCPU {
-		return []string{"cpu-cap none"}
+// work is CRIU's work directory.
+func (r *restore) work() string { return filepath.Join(r.home, "work") }
+
+// makeEmpty makes the empty directory that hides others.
+func (r *restore) makeEmpty() (string, error) {
+	empty := filepath.Join(r.home, "empty")
+	return empty, os.Mkdir(empty, 0o755)
+}
+
+// runtimeOptions are those for the runtime's command line.
+func (r *restore) runtimeOptions(images string, files map[string]*os.File) runtime.RestoreOptions {
+	flags := r.flags()
+	o := runtime.RestoreOptions{
+		ID: r.id, Bundle: r.bundle, ImagesDir: images, WorkDir: r.work(),
+		CRIUConfig: filepath.Join(r.work(), "criu.conf"), CRIUPath: filepath.Dir(r.criu.Path),
+		ConsoleSocket: r.cmd.ConsoleSocket, TCPEstablished: flags.TCPEstablished, ExtUnixSk: flags.ExtUnixSk,
+		ShellJob: flags.ShellJob, FileLocks: flags.FileLocks, NoPivot: r.cmd.NoPivot, NoSubreaper: r.cmd.NoSubreaper,
+		CgroupMode: flags.CgroupMode, LSMProfile: r.cmd.LSMProfile, LSMMountContext: r.cmd.LSMMountContext,
+		ConsumeImages: consumeImages,
 	}
-	return nil
+	for _, key := range slices.Sorted(maps.Keys(files)) {
+		o.Inherited = append(o.Inherited, files[key])
+	}
+	return o
+}
+
+// configOptions are those that a runtime's command line has no word for.
+func (r *restore) configOptions(files map[string]*os.File) (criu.ConfigOptions, error) {
+	flags := r.flags()
+	o := criu.ConfigOptions{
+		TCPClose: flags.TCPClose, SkipRWXCheck: flags.SkipRWXCheck, MountCompat: flags.MountCompat,
+		WeakSysctls: r.cmd.WeakSysctls, IgnoreCPU: r.cmd.IgnoreCPU, External: r.cmd.External, Inherit: map[string]int{},
+		ConsumeImages: consumeImages,
+	}
+	for i, key := range slices.Sorted(maps.Keys(files)) {
+		o.Inherit[key] = runtime.FirstInherited + i
+	}
+	if r.cmd.CRIUConfig == "" {
+		return o, nil
+	}
+	b, err := os.ReadFile(r.cmd.CRIUConfig)
+	if err != nil {
+		return o, err
+	}
+	o.Lines = strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
+	return o, nil
+}
+
+func closeFiles(files map[string]*os.File) {
+	for _, f := range files {
+		_ = f.Close() // a copy of the caller's descriptor
+	}
+}
+
+// criuOptions are those of CRIU's request.
+func (r *restore) criuOptions(images string, spec *specs.Spec, files map[string]*os.File) (criu.RestoreOptions, error) {
+	veth, err := r.cmd.veths()
+	o := criu.RestoreOptions{
+		Flags: r.flags(), Spec: spec, Rootfs: r.rootfs, ImagesDir: images, WorkDir: r.work(),
+		CgroupPath:    cmp.Or(r.cmd.CgroupPath, "/ckarchive/"+r.id),
+		ConsoleSocket: r.cmd.ConsoleSocket, MountMap: r.cmd.MapMount, IgnoreCPU: r.cmd.IgnoreCPU,
+		WeakSysctls: r.cmd.WeakSysctls, LSMProfile: r.cmd.LSMProfile, LSMMountContext: r.cmd.LSMMountContext,
+		External: r.cmd.External, Files: files, Veth: veth, ConsumeImages: consumeImages,
+	}
+	o.ConfigFile = r.cmd.CRIUConfig
+	return o, err
 }
 
 // restoreDirectly uses CRIU and keeps a record, by which ckarchive is the runtime.
 func (r *restore) restoreDirectly(ctx context.Context, images string, spec *specs.Spec) error {
-	work, empty := filepath.Join(r.home, "work"), filepath.Join(r.home, "empty")
-	if err := os.Mkdir(empty, 0o755); err != nil {
-		return err
-	}
-	in, out, errs, err := r.stdio()
+	files, err := r.cmd.inheritedFiles()
 	if err != nil {
 		return err
 	}
-	restored, err := criu.Restore(ctx, r.criu, criu.RestoreOptions{
-		Flags: r.flags(), Spec: spec, Rootfs: r.rootfs, ImagesDir: images, WorkDir: work,
-		CgroupPath: "/ckarchive/" + r.id, Stdin: in, Stdout: out, Stderr: errs,
-		ConsoleSocket: r.cmd.ConsoleSocket, MountMap: r.cmd.MapMount, EmptyDir: empty, IgnoreCPU: r.cmd.IgnoreCPU,
-		ConsumeImages: consumeImages,
-	})
+	defer closeFiles(files)
+	opts, err := r.criuOptions(images, spec, files)
+	if err != nil {
+		return err
+	}
+	if opts.EmptyDir, err = r.makeEmpty(); err != nil {
+		return err
+	}
+	if opts.Stdin, opts.Stdout, opts.Stderr, err = r.stdio(); err != nil {
+		return err
+	}
+	restored, err := criu.Restore(ctx, r.criu, opts)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,7 @@ func (r *restore) questions() []question {
 		{"terminal", r.checkTerminal},
 		{"id", r.chooseID},
 		{"runtime", r.chooseRuntime},
+		{"options", r.settleOptions},
 		{"id", r.checkFree},
 		{"base", r.checkBase},
 		{"space", r.checkSpace},
@@ -264,15 +265,22 @@ func (r *restore) rebuildSpec() (*specs.Spec, error) {
 		if err := json.Unmarshal(b, spec); err != nil {
 			return nil, fmt.Errorf("read %q: %w", path, err)
 		}
+		if r.cmd.CgroupPath != "" || len(r.cmd.Namespace) > 0 || r.cmd.Name != "" {
+			return nil, usagef("--cgroup-path, --namespace and --name change the config.json, and %q is used as it is: write them there", path)
+		}
 		return spec, r.bundleRootfs(spec)
 	}
 	r.rootfs = r.cmd.Rootfs
 	if r.rootfs == "" {
 		r.rootfs = filepath.Join(r.bundle, "rootfs")
 	}
+	namespaces, err := r.cmd.namespaces()
+	if err != nil {
+		return nil, err
+	}
 	res, err := policy.Rebuild(r.spec, policy.Options{
-		Rootfs: r.rootfs, Mounts: r.cmd.MapMount,
-		Annotations: map[string]string{runtime.AnnotationGeneration: strconv.Itoa(r.meta.Container.Generation)},
+		Rootfs: r.rootfs, Mounts: r.cmd.MapMount, ExternalNamespaces: namespaces,
+		Annotations: r.annotations(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("restore container %q: %w", r.id, err)
@@ -280,7 +288,20 @@ func (r *restore) rebuildSpec() (*specs.Spec, error) {
 	for _, d := range res.Dropped {
 		r.app.say("left out of the archive's spec: %s", d)
 	}
+	if r.cmd.Name == "" {
+		delete(res.Spec.Annotations, runtime.AnnotationName) // it was the dumped container's
+	}
+	res.Spec.Linux.CgroupsPath = r.cmd.CgroupPath // empty: the engine chooses by the ID
 	return res.Spec, nil
+}
+
+// annotations are what the bundle says of its container.
+func (r *restore) annotations() map[string]string {
+	a := map[string]string{runtime.AnnotationGeneration: strconv.Itoa(r.meta.Container.Generation)}
+	if r.cmd.Name != "" {
+		a[runtime.AnnotationName] = r.cmd.Name
+	}
+	return a
 }
 
 // bundleRootfs takes the root directory of an operator's bundle, unless --rootfs names another.

@@ -21,12 +21,13 @@ type restoreCmd struct {
 	Source string `arg:"" name:"src" help:"The checkpoint."`
 
 	targetFlags
+	Name    string        `help:"Name of the restored container, by which export finds it like an engine's." placeholder:"NAME"`
 	Detach  bool          `short:"d" help:"Return when the container runs, instead of waiting for its end."`
 	PIDFile string        `name:"pid-file" help:"Write the pid of the first process there." type:"path" placeholder:"FILE"`
 	Log     string        `help:"Where the output of a detached container goes; by default a file beside its bundle." type:"path" placeholder:"FILE"`
 	Timeout time.Duration `help:"Give up the restore after this time." default:"10m"`
 	DryRun  bool          `help:"Print what would be done and do nothing."`
-	NoPivot bool          `help:"Do not use pivot_root (runtime engine)."`
+	restoreFlags
 }
 
 // Help is the long help text.
@@ -39,7 +40,7 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	if err := needRoot("restore"); err != nil {
 		return err
 	}
-	if err := c.targetFlags.check(); err != nil {
+	if err := c.check(); err != nil {
 		return err
 	}
 	r := &restore{cmd: c, app: a}
@@ -53,6 +54,16 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 		return cause(ctx, err)
 	}
 	return r.stay(ctx)
+}
+
+// check refuses flags that cannot be meant, before the archive is opened.
+func (c *restoreCmd) check() error {
+	if c.Name != "" {
+		if err := runtime.CheckID(c.Name); err != nil {
+			return usagef("--name %q: letters, digits and _ . + - only, beginning with a letter or digit", c.Name)
+		}
+	}
+	return errors.Join(c.targetFlags.check(), c.restoreFlags.check())
 }
 
 // configDump is what is used of config.dump, the container as an engine knows it.
@@ -73,6 +84,7 @@ type restore struct {
 	spec    *specs.Spec // the archive's
 	id      string
 	runtime runtime.Runtime
+	options settled
 	criu    criu.Binary
 	unlock  []func()
 	home    string // CONTAINERS/ID: bundle, work directory, unpacked archive
@@ -188,6 +200,7 @@ func (r *restore) printPlan() error {
 		{"criu", r.criu.Path},
 		{"root file system", root},
 		{"bundle", r.bundle},
+		{"options", r.options.describe()},
 	})
 }
 

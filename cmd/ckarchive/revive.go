@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/criu"
@@ -117,6 +118,9 @@ func (r *restore) revive(ctx context.Context, p *progress, unpacked string) erro
 	images := filepath.Join(unpacked, archive.CheckpointDir)
 	if _, err := criu.Check(ctx, images, criu.CheckOptions{Spec: spec}); err != nil {
 		return err
+	}
+	if len(r.options.taken) > 0 {
+		r.app.say("as it was dumped: %s", strings.Join(r.options.taken, " "))
 	}
 	p.begin("root file system", 0)
 	if err := r.buildRootfs(ctx, unpacked); err != nil {

@@ -18,7 +18,6 @@ type targetFlags struct {
 	IgnoreCPU     bool              `name:"ignore-cpu" help:"Restore although this CPU lacks features of the one of the dump."`
 	Pull          string            `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
 	remoteFlags
-	criuFlags
 }
 
 // check refuses flags that exclude each other.
@@ -26,8 +25,6 @@ func (f *targetFlags) check() error {
 	switch {
 	case f.Rootfs != "" && f.Base != "":
 		return usagef("--rootfs and --base exclude each other: one is changed in place, the other copied")
-	case f.TCPEstablished && f.TCPClose:
-		return usagef("--tcp-established and --tcp-close exclude each other")
 	case f.Engine == "direct" && f.Runtime != "" && f.Runtime != runtime.Direct:
 		return usagef("--engine direct restores without a runtime: leave out --runtime %s", f.Runtime)
 	}

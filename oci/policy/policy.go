@@ -169,15 +169,17 @@ func (b *builder) namespaces() {
 	for i := range b.spec.Linux.Namespaces {
 		ns := &b.spec.Linux.Namespaces[i]
 		types[ns.Type] = true
-		if ns.Path == "" {
-			continue
-		}
 		granted, ok := b.opts.ExternalNamespaces[ns.Type]
-		if !ok {
-			b.refuse(string(ns.Type)+" namespace", fmt.Sprintf("it is %q of the dumping host", ns.Path), "")
+		if ns.Path != "" && !ok {
+			b.refuse(string(ns.Type)+" namespace", fmt.Sprintf("it is %q of the dumping host", ns.Path), "--namespace "+string(ns.Type)+"=PATH")
 			continue
 		}
-		ns.Path = granted
+		ns.Path = granted // empty: one of its own, as it had
+	}
+	for t, path := range b.opts.ExternalNamespaces {
+		if !types[t] {
+			b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: path})
+		}
 	}
 	for _, t := range []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace} {
 		if !types[t] {

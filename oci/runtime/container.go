@@ -155,7 +155,7 @@ func (c *Container) loadBundle() error {
 		root = resolved
 	}
 	c.Spec, c.SpecJSON, c.Rootfs = &spec, b, root
-	c.Generation = generation(c.Spec)
+	c.Generation, c.Name = generation(c.Spec), c.Spec.Annotations[AnnotationName]
 	return nil
 }
 

@@ -14,9 +14,13 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// AnnotationGeneration is the annotation of a restored bundle that counts the
-// dumps it comes from.
-const AnnotationGeneration = "io.ckarchive.generation"
+// Annotations of a restored bundle.
+const (
+	// AnnotationGeneration counts the dumps that the container comes from.
+	AnnotationGeneration = "io.ckarchive.generation"
+	// AnnotationName is what people call the container, when no engine names it.
+	AnnotationName = "io.ckarchive.name"
+)
 
 func generation(spec *specs.Spec) int {
 	n, err := strconv.Atoi(spec.Annotations[AnnotationGeneration])
@@ -41,13 +45,25 @@ type RestoreOptions struct {
 	ShellJob       bool
 	FileLocks      bool
 	NoPivot        bool
+	NoSubreaper    bool
+	// CgroupMode is CRIU's name of a way to treat cgroups; empty is the runtime's own choice.
+	CgroupMode      string
+	LSMProfile      string // "apparmor:NAME" or "selinux:LABEL"; empty: as dumped
+	LSMMountContext string // SELinux context of mounts; empty: as dumped
 	// ConsumeImages frees the memory in the images while it is restored. runc takes this as an option
 	// and no other way; of the others CRIU's configuration says it.
 	ConsumeImages bool
 
 	// Stdin, Stdout and Stderr become the container's; nil is /dev/null.
 	Stdin, Stdout, Stderr *os.File
+	// Inherited are descriptors for CRIU, which knows them by the numbers from
+	// [FirstInherited] on.
+	Inherited []*os.File
 }
+
+// FirstInherited is the number of the first descriptor that a runtime leaves to its CRIU: below
+// are the standard ones and CRIU's connection.
+const FirstInherited = 4
 
 // args is the command line of runc and crun restore, without --root.
 func (o RestoreOptions) args(pidFile string) []string {
@@ -55,8 +71,15 @@ func (o RestoreOptions) args(pidFile string) []string {
 		"restore", "--detach", "--image-path", o.ImagesDir, "--work-path", o.WorkDir,
 		"--bundle", o.Bundle, "--pid-file", pidFile,
 	}
-	if o.ConsoleSocket != "" {
-		args = append(args, "--console-socket", o.ConsoleSocket)
+	for _, v := range []struct{ name, value string }{
+		{"--console-socket", o.ConsoleSocket},
+		{"--manage-cgroups-mode", o.CgroupMode},
+		{"--lsm-profile", o.LSMProfile},
+		{"--lsm-mount-context", o.LSMMountContext},
+	} {
+		if v.value != "" {
+			args = append(args, v.name, v.value)
+		}
 	}
 	args = appendFlags(args, []flag{
 		{"--tcp-established", o.TCPEstablished},
@@ -64,6 +87,7 @@ func (o RestoreOptions) args(pidFile string) []string {
 		{"--shell-job", o.ShellJob},
 		{"--file-locks", o.FileLocks},
 		{"--no-pivot", o.NoPivot},
+		{"--no-subreaper", o.NoSubreaper},
 		{"--auto-dedup", o.ConsumeImages},
 	})
 	return append(args, o.ID)
@@ -87,9 +111,13 @@ func (r Runtime) Restore(ctx context.Context, o RestoreOptions) (int, error) {
 		return 0, err
 	}
 	defer stderr.Close() //nolint:errcheck // a log
-	o.ConsumeImages = o.ConsumeImages && r.kind.autoDedup
+	o.ConsumeImages = o.ConsumeImages && r.RestoreTakes("auto-dedup")
 	cmd := r.command(ctx, append([]string{"--log", stderr.Name()}, o.args(pidFile)...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = fileReader(o.Stdin), fileWriter(o.Stdout), fileWriter(o.Stderr)
+	if len(o.Inherited) > 0 {
+		// The place of CRIU's connection is the runtime's own to use.
+		cmd.ExtraFiles = append([]*os.File{stderr}, o.Inherited...)
+	}
 	// Go makes the mounts of the new namespace private.
 	cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 	if o.CRIUConfig != "" {

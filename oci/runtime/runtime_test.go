@@ -166,9 +166,11 @@ func TestFind(t *testing.T) {
 func TestRestoreArgs(t *testing.T) {
 	got := RestoreOptions{
 		ID: "new", Bundle: "/b", ImagesDir: "/i", WorkDir: "/w", ConsoleSocket: "/s",
-		TCPEstablished: true, ExtUnixSk: true, ShellJob: true, FileLocks: true, NoPivot: true, ConsumeImages: true,
+		TCPEstablished: true, ExtUnixSk: true, ShellJob: true, FileLocks: true, NoPivot: true, NoSubreaper: true, ConsumeImages: true,
+		CgroupMode: "full", LSMProfile: "selinux:l", LSMMountContext: "c",
 	}.args("/w/pid")
-	want := "restore --detach --image-path /i --work-path /w --bundle /b --pid-file /w/pid --console-socket /s --tcp-established --ext-unix-sk --shell-job --file-locks --no-pivot --auto-dedup new"
+	want := "restore --detach --image-path /i --work-path /w --bundle /b --pid-file /w/pid --console-socket /s --manage-cgroups-mode full " +
+		"--lsm-profile selinux:l --lsm-mount-context c --tcp-established --ext-unix-sk --shell-job --file-locks --no-pivot --no-subreaper --auto-dedup new"
 	if strings.Join(got, " ") != want {
 		t.Errorf("arguments %q, want %q", strings.Join(got, " "), want)
 	}

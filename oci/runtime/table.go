@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -21,12 +22,11 @@ type kind struct {
 	name string
 	// root is the default state directory of root.
 	root string
-	// restores tells whether it can restore CRIU's images.
-	restores bool
+	// restoreFlags are the options of its restore command that not every runtime has; nil: it
+	// cannot restore CRIU's images.
+	restoreFlags []string
 	// criuMark is in what --version prints when it was built with CRIU; empty if it always is.
 	criuMark string
-	// autoDedup tells that its restore has an option --auto-dedup, which overrides CRIU's configuration.
-	autoDedup bool
 	// sandbox tells that the processes are a sandbox's and not the host's.
 	sandbox bool
 	// file is in the state directory of every container of this runtime; empty if it has none.
@@ -41,12 +41,18 @@ type kind struct {
 func kinds() []kind {
 	return []kind{
 		{
-			name: "runc", root: "/run/runc", restores: true, autoDedup: true,
+			name: "runc", root: "/run/runc",
+			restoreFlags: []string{
+				"tcp-established", "ext-unix-sk", "shell-job", "file-locks", "manage-cgroups-mode",
+				"lsm-profile", "lsm-mount-context", "no-pivot", "no-subreaper", "auto-dedup",
+			},
 			file: "state.json", bundle: runcBundle, descriptors: runcDescriptors,
 		},
 		{
-			name: "crun", root: "/run/crun", restores: true, criuMark: "+CRIU",
-			file: "status", bundle: crunBundle, descriptors: crunDescriptors,
+			name: "crun", root: "/run/crun", criuMark: "+CRIU",
+			// It takes manage-cgroups-mode, and then does not act on it.
+			restoreFlags: []string{"tcp-established", "ext-unix-sk", "shell-job", "file-locks", "lsm-profile", "lsm-mount-context"},
+			file:         "status", bundle: crunBundle, descriptors: crunDescriptors,
 		},
 		{name: "youki", root: "/run/youki", file: "youki_config.json", bundle: youkiBundle},
 		{name: "runsc", root: "/run/runsc", sandbox: true, bundle: runscBundle},
@@ -117,7 +123,12 @@ func lookPath(name string) (string, error) {
 }
 
 // CanRestore tells whether the runtime restores CRIU's images itself.
-func (r Runtime) CanRestore() bool { return r.kind.restores }
+func (r Runtime) CanRestore() bool { return r.kind.restoreFlags != nil }
+
+// RestoreTakes tells whether the runtime's restore command has an option, named without its dashes.
+func (r Runtime) RestoreTakes(option string) bool {
+	return slices.Contains(r.kind.restoreFlags, option)
+}
 
 // CheckRestore tells whether the installed runtime restores CRIU's images: an [ErrNoRuntime] if
 // not. crun can be built without.
