@@ -39,7 +39,7 @@ lint: lines
 	@unformatted=$$(gofumpt -l .); [ -z "$$unformatted" ] || { echo "gofumpt -w is needed for:"; echo "$$unformatted"; exit 1; }
 	go vet ./...
 	@# A cache of its own: a shared one gives the findings of another checkout, with its paths.
-	GOLANGCI_LINT_CACHE=$(CURDIR)/bin/lint-cache golangci-lint run
+	GOLANGCI_LINT_CACHE=$(CURDIR)/bin/lint-cache golangci-lint run --allow-serial-runners
 
 # A file that is longer is two files.
 lines:

@@ -10,9 +10,9 @@ import (
 
 // Seal completes the unpacked checkpoint in dir: it writes the metadata members of
 // [Universal] and, with the digests of everything, ckarchive.json. It sets
-// m.Members and gives dir, together with the members of spool unless that is nil, as a [Source]
+// m.Members and gives dir, together with the members that are kept aside, as a [Source]
 // whose entries all have the time m.Created, so that the same checkpoint gives the same archive.
-func Seal(ctx context.Context, dir string, spool *Spool, m *Metadata, spec []byte) (Source, error) {
+func Seal(ctx context.Context, dir string, aside Kept, m *Metadata, spec []byte) (Source, error) {
 	files, err := Universal(m, spec)
 	if err != nil {
 		return nil, err
@@ -22,7 +22,7 @@ func Seal(ctx context.Context, dir string, spool *Spool, m *Metadata, spec []byt
 			return nil, err
 		}
 	}
-	src, err := openSpooled(dir, spool, DirOptions{})
+	src, err := openKept(dir, aside, DirOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func Seal(ctx context.Context, dir string, spool *Spool, m *Metadata, spec []byt
 	if err := writeNew(filepath.Join(dir, MetadataFile), b); err != nil {
 		return nil, err
 	}
-	return openSpooled(dir, spool, DirOptions{ModTime: m.Created})
+	return openKept(dir, aside, DirOptions{ModTime: m.Created})
 }
 
 func writeNew(path string, content []byte) (err error) {

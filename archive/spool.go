@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -91,9 +90,9 @@ func (s *Spool) begin(name string) (*spooled, io.WriteCloser, error) {
 	return m, f, err
 }
 
-// kept are the members that are not empty, in the archive's order. One that is in the archive file
-// but not where the format wants it is moved out.
-func (s *Spool) kept() ([]*spooled, error) {
+// kept implements [Kept]. A member that is in the archive file but not where the format wants it is
+// moved out.
+func (s *Spool) kept() ([]keptMember, error) {
 	if s == nil {
 		return nil, nil
 	}
@@ -114,7 +113,11 @@ func (s *Spool) kept() ([]*spooled, error) {
 			}
 		}
 	}
-	return kept, nil
+	members := make([]keptMember, len(kept))
+	for i, m := range kept {
+		members[i] = keptMember{name: m.Name, size: m.Size, open: m.open}
+	}
+	return members, nil
 }
 
 // packedReader is the optional ability of a member's reader to give its content as zstd frames
@@ -138,7 +141,7 @@ type spooledReader struct {
 
 var _ packedReader = (*spooledReader)(nil)
 
-func (s *spooled) open() (*spooledReader, error) {
+func (s *spooled) open() (io.ReadCloser, error) {
 	r := &spooledReader{member: s.Member}
 	if s.inPlace() {
 		r.placed = s
@@ -196,72 +199,3 @@ func (r *spooledReader) Close() error {
 	}
 	return r.file.Close()
 }
-
-// spooledSource merges the members of a spool into those of a directory, in the archive's order.
-type spooledSource struct {
-	dir     *Dir
-	modTime time.Time
-	spooled []*spooled
-	held    *heldEntry // of dir, not yet given
-	err     error      // that dir answered instead of it
-	open    *spooledReader
-}
-
-var _ Source = (*spooledSource)(nil)
-
-func openSpooled(dir string, spool *Spool, opts DirOptions) (Source, error) {
-	d, err := OpenDir(dir, opts)
-	if err != nil {
-		return nil, err
-	}
-	kept, err := spool.kept()
-	if err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	if len(kept) == 0 {
-		return d, nil
-	}
-	return &spooledSource{dir: d, modTime: opts.ModTime, spooled: kept}, nil
-}
-
-// Next implements [Source].
-func (s *spooledSource) Next(ctx context.Context) (Entry, io.Reader, error) {
-	if err := s.closeOpen(); err != nil {
-		return Entry{}, nil, err
-	}
-	if s.held == nil && s.err == nil {
-		e, r, err := s.dir.Next(ctx)
-		s.held, s.err = &heldEntry{entry: e, r: r}, err
-	}
-	if s.err != nil && !errors.Is(s.err, io.EOF) {
-		return Entry{}, nil, s.err
-	}
-	if len(s.spooled) > 0 && (s.err != nil || Less(s.spooled[0].Name, s.held.entry.Name)) {
-		m := s.spooled[0]
-		s.spooled = s.spooled[1:]
-		r, err := m.open()
-		if err != nil {
-			return Entry{}, nil, err
-		}
-		s.open = r
-		return Entry{Name: m.Name, Size: m.Size, Mode: fileMode, ModTime: s.modTime}, r, nil
-	}
-	if s.err != nil {
-		return Entry{}, nil, s.err
-	}
-	h := s.held
-	s.held = nil
-	return h.entry, h.r, nil
-}
-
-func (s *spooledSource) closeOpen() error {
-	if s.open == nil {
-		return nil
-	}
-	err := s.open.Close()
-	s.open = nil
-	return err
-}
-
-// Close implements [Source].
-func (s *spooledSource) Close() error { return errors.Join(s.closeOpen(), s.dir.Close()) }

@@ -25,8 +25,38 @@ func spoolPages() map[string][]byte {
 	}
 }
 
-// sealSpooled seals a checkpoint whose memory is in a spool, or in the directory like the rest.
-func sealSpooled(t *testing.T, spooled bool) (archive.Source, *archive.Metadata) {
+// keeper keeps members aside.
+type keeper interface {
+	archive.Kept
+	Put(ctx context.Context, name string, r io.Reader) error
+}
+
+// newSpool and newHold are the two kinds of it.
+func newSpool(t *testing.T) keeper {
+	t.Helper()
+	spool, err := archive.NewSpool(filepath.Join(t.TempDir(), "packed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spool
+}
+
+func newHold(t *testing.T) keeper {
+	t.Helper()
+	hold, err := archive.NewHold(filepath.Join(t.TempDir(), "held"), holdChunk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := hold.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return hold
+}
+
+// sealKept seals a checkpoint whose memory is kept aside, or in the directory like the rest.
+func sealKept(t *testing.T, aside keeper) (archive.Source, *archive.Metadata) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, archive.CheckpointDir), 0o700); err != nil {
@@ -40,13 +70,10 @@ func sealSpooled(t *testing.T, spooled bool) (archive.Source, *archive.Metadata)
 	if err := os.WriteFile(filepath.Join(dir, archive.RootfsDiff), memory(1024), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	spool, err := archive.NewSpool(filepath.Join(t.TempDir(), "packed"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	var err error
 	for name, content := range spoolPages() {
-		if spooled {
-			err = spool.Put(t.Context(), name, iotest.HalfReader(bytes.NewReader(content)))
+		if aside != nil {
+			err = aside.Put(t.Context(), name, iotest.HalfReader(bytes.NewReader(content)))
 		} else if len(content) > 0 {
 			err = os.WriteFile(filepath.Join(dir, name), content, 0o600)
 		}
@@ -58,7 +85,7 @@ func sealSpooled(t *testing.T, spooled bool) (archive.Source, *archive.Metadata)
 		FormatVersion: archive.FormatVersion, Format: archive.FormatCRIU, Created: time.Unix(1700000000, 0).UTC(),
 		Container: archive.Container{ID: "c1"},
 	}
-	src, err := archive.Seal(t.Context(), dir, spool, meta, []byte(`{"ociVersion":"1.0.2"}`))
+	src, err := archive.Seal(t.Context(), dir, aside, meta, []byte(`{"ociVersion":"1.0.2"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,39 +119,43 @@ func writeSealed(t *testing.T, src archive.Source, c archive.Compression) (conte
 	return content, sum, counted
 }
 
-// TestSpoolSameArchive wants the same bytes whether memory was packed while it was dumped or
+// TestKeptSameArchive wants the same bytes whether memory was packed while it was dumped, held, or
 // written to a disk first.
-func TestSpoolSameArchive(t *testing.T) {
+func TestKeptSameArchive(t *testing.T) {
 	for _, c := range archive.Compressions {
-		t.Run(string(c), func(t *testing.T) {
-			plain, plainMeta := sealSpooled(t, false)
-			packed, packedMeta := sealSpooled(t, true)
-			if !slices.Equal(packedMeta.Members, plainMeta.Members) {
-				t.Errorf("members %v, want %v", packedMeta.Members, plainMeta.Members)
-			}
-			want, wantSum, _ := writeSealed(t, plain, c)
-			got, gotSum, counted := writeSealed(t, packed, c)
-			if !bytes.Equal(got, want) {
-				t.Errorf("got %d bytes that differ from the %d of a dump on a disk", len(got), len(want))
-			}
-			if gotSum != wantSum || counted != wantSum.Bytes {
-				t.Errorf("copied %+v, counted %d, want %+v", gotSum, counted, wantSum)
-			}
-			src, err := archive.NewReader(bytes.NewReader(got), archive.ReaderOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer src.Close() //nolint:errcheck // read only
-			if rep, err := archive.Verify(t.Context(), src, archive.CopyOptions{}); err != nil || !rep.Proven {
-				t.Errorf("proven %v, %v", rep.Proven, err)
-			}
-		})
+		t.Run(string(c)+" spool", func(t *testing.T) { sameArchive(t, c, newSpool(t)) })
+		t.Run(string(c)+" hold", func(t *testing.T) { sameArchive(t, c, newHold(t)) })
+	}
+}
+
+func sameArchive(t *testing.T, c archive.Compression, aside keeper) {
+	t.Helper()
+	plain, plainMeta := sealKept(t, nil)
+	packed, packedMeta := sealKept(t, aside)
+	if !slices.Equal(packedMeta.Members, plainMeta.Members) {
+		t.Errorf("members %v, want %v", packedMeta.Members, plainMeta.Members)
+	}
+	want, wantSum, _ := writeSealed(t, plain, c)
+	got, gotSum, counted := writeSealed(t, packed, c)
+	if !bytes.Equal(got, want) {
+		t.Errorf("got %d bytes that differ from the %d of a dump on a disk", len(got), len(want))
+	}
+	if gotSum != wantSum || counted != wantSum.Bytes {
+		t.Errorf("copied %+v, counted %d, want %+v", gotSum, counted, wantSum)
+	}
+	src, err := archive.NewReader(bytes.NewReader(got), archive.ReaderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close() //nolint:errcheck // read only
+	if rep, err := archive.Verify(t.Context(), src, archive.CopyOptions{}); err != nil || !rep.Proven {
+		t.Errorf("proven %v, %v", rep.Proven, err)
 	}
 }
 
 // TestSpoolSkipped copies without the memory: what is skipped is still read to its end.
 func TestSpoolSkipped(t *testing.T) {
-	src, _ := sealSpooled(t, true)
+	src, _ := sealKept(t, newSpool(t))
 	sum, err := archive.Copy(t.Context(), archive.Discard{}, src, archive.CopyOptions{
 		Skip: func(e archive.Entry) bool { return archive.IsPages(e.Name) },
 	})
