@@ -111,7 +111,13 @@ func Sniff(b []byte) (Compression, error) {
 // returned reader is at io.EOF only when the compressed stream ended whole,
 // checksum included, with nothing behind it. Close releases its memory and
 // does not close r.
-func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
+func Decompress(r io.Reader) (io.ReadCloser, Compression, error) { return decompress(r, false) }
+
+func decompress(r io.Reader, sequential bool) (io.ReadCloser, Compression, error) {
+	cores, blockBytes, blocks := min(4, runtime.GOMAXPROCS(0)), gunzipBlockBytes, gunzipBlocks
+	if sequential {
+		cores, blockBytes, blocks = 1, gunzipBlockBytes/gunzipBlocks, 1
+	}
 	br := bufio.NewReaderSize(&packedSource{r}, packedBufferBytes)
 	first, err := br.Peek(sniffBytes)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -128,13 +134,13 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 	case Zstd:
 		z, err := zstd.NewReader(br,
 			zstd.WithDecoderMaxWindow(maxZstdWindow),
-			zstd.WithDecoderConcurrency(min(4, runtime.GOMAXPROCS(0))))
+			zstd.WithDecoderConcurrency(cores))
 		if err != nil {
 			return nil, "", unpackError("zstd", err)
 		}
 		return &unpacked{r: z, close: func() error { z.Close(); return nil }, name: "zstd"}, c, nil
 	case Gzip:
-		z, err := pgzip.NewReaderN(br, gunzipBlockBytes, gunzipBlocks)
+		z, err := pgzip.NewReaderN(br, blockBytes, blocks)
 		if err != nil {
 			return nil, "", unpackError("gzip", err)
 		}

@@ -13,6 +13,9 @@ import (
 type ReaderOptions struct {
 	// MaxBytes limits the sum of the sizes of all members, in bytes; 0 means MaxTotalBytes.
 	MaxBytes int64
+	// Sequential unpacks no further ahead than it has to: for who reads only the beginning of a
+	// stream whose bytes are dear.
+	Sequential bool
 }
 
 // Reader is a [Source] over a tar stream, compressed or not. It takes the
@@ -35,7 +38,7 @@ var _ Source = (*Reader)(nil)
 
 // NewReader reads the archive in r. r stays the caller's and must outlive the Reader.
 func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
-	plain, packed, err := Decompress(r)
+	plain, packed, err := decompress(r, opts.Sequential)
 	if err != nil {
 		return nil, err
 	}

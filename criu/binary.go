@@ -139,21 +139,7 @@ func (b Binary) Check(ctx context.Context) error {
 
 // CPUInfo writes cpuinfo.img, the features of this host's CPU, into dir.
 func (b Binary) CPUInfo(ctx context.Context, dir string) error {
-	return b.cpuinfo(ctx, "record the CPU", rpc.CriuReqType_CPUINFO_DUMP, dir)
-}
-
-// CheckCPU tells whether this host's CPU has all features that cpuinfo.img in dir lists.
-func (b Binary) CheckCPU(ctx context.Context, dir string) error {
-	return b.cpuinfo(ctx, "compare the CPU", rpc.CriuReqType_CPUINFO_CHECK, dir)
-}
-
-func (b Binary) cpuinfo(ctx context.Context, op string, typ rpc.CriuReqType, dir string) error {
-	work, err := os.MkdirTemp("", "ckarchive-cpu-")
-	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
-	}
-	defer os.RemoveAll(work) //nolint:errcheck // scratch; the answer is known
-	return b.inDir(ctx, op, typ, dir, work, cpuinfoLog)
+	return b.inDir(ctx, "record the CPU", rpc.CriuReqType_CPUINFO_DUMP, dir, dir, cpuinfoLog)
 }
 
 // inDir sends a request that needs an image directory and nothing else.

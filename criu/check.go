@@ -2,6 +2,7 @@ package criu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -56,12 +57,8 @@ func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) 
 	if !slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, ".img") }) {
 		return c, fmt.Errorf("%w: no CRIU images in %s", archive.ErrRejected, archive.CheckpointDir)
 	}
-	inv, err := readEntry[inventory.InventoryEntry](dir, archive.Inventory, magicInventory)
-	if err != nil {
+	if _, err := readInventory(dir); err != nil {
 		return c, err
-	}
-	if v := inv.GetImgVersion(); v < minImageVersion || v > maxImageVersion {
-		return c, imageError(archive.Inventory, "image version %d, this program knows %d to %d", v, minImageVersion, maxImageVersion)
 	}
 	tasks, err := readTree(dir)
 	if err != nil {
@@ -97,6 +94,20 @@ func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) 
 	}
 	return c, checkFilters(dir, names, opts.Spec)
 }
+
+// readInventory reads inventory.img of a version that is known.
+func readInventory(dir string) (*inventory.InventoryEntry, error) {
+	inv, err := readEntry[inventory.InventoryEntry](dir, archive.Inventory, magicInventory)
+	if err != nil {
+		return nil, err
+	}
+	if v := inv.GetImgVersion(); v < minImageVersion || v > maxImageVersion {
+		return nil, imageError(archive.Inventory, "%w: %d, this program knows %d to %d", errImageVersion, v, minImageVersion, maxImageVersion)
+	}
+	return inv, nil
+}
+
+var errImageVersion = errors.New("image version")
 
 // pageSize is the size of a page in bytes: the host's for its own architecture.
 func pageSize(arch string) int64 {

@@ -25,7 +25,6 @@ type ConfigOptions struct {
 	ConsumeImages bool
 	MountCompat   bool
 	WeakSysctls   bool
-	IgnoreCPU     bool
 	// External are further external objects in CRIU's notation, as "unix[77]".
 	External []string
 	// Inherit gives descriptors of CRIU by the keys of what they stand for ("socket:[77]").
@@ -52,7 +51,6 @@ func (o ConfigOptions) lines() ([]string, error) {
 		{"mntns-compat-mode", o.MountCompat},
 		{"weak-sysctls", o.WeakSysctls},
 		{"auto-dedup", o.ConsumeImages},
-		{"cpu-cap none", o.IgnoreCPU},
 	} {
 		if f.set {
 			lines = append(lines, f.line)

@@ -43,7 +43,7 @@ func TestConfigFile(t *testing.T) {
 	spec := bindSpec("/vol")
 	spec.Linux.MaskedPaths = []string{"/proc/keys", "/proc/acpi", "/proc/timer_list"}
 	got, err := ConfigFile(t.Context(), dir, spec, map[string]string{"/vol/sub": "/data/sub"}, ConfigOptions{
-		EmptyDir: "/empty", TCPClose: true, ConsumeImages: true, SkipRWXCheck: true, MountCompat: true, WeakSysctls: true, IgnoreCPU: true,
+		EmptyDir: "/empty", TCPClose: true, ConsumeImages: true, SkipRWXCheck: true, MountCompat: true, WeakSysctls: true,
 		External: []string{"unix[7]"}, Inherit: map[string]int{"socket:[7]": 4}, Lines: []string{"ghost-limit 4096"},
 	})
 	must(t, err)
@@ -59,7 +59,6 @@ skip-file-rwx-check
 mntns-compat-mode
 weak-sysctls
 auto-dedup
-cpu-cap none
 ghost-limit 4096
 `
 	if string(got) != want {

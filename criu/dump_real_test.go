@@ -26,7 +26,12 @@ func TestBinaryReal(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "cpuinfo.img")); err != nil {
 		t.Error(err)
 	}
-	must(t, b.CheckCPU(t.Context(), dir))
+	for _, mode := range []CPUMode{CPUStrict, CPUCompatible} {
+		found, err := b.CheckCPU(t.Context(), dir, mode)
+		if err != nil || len(found) != 1 || found[0].Severity != Info {
+			t.Errorf("%s: this CPU does not fit itself: %+v, %v", mode, found, err)
+		}
+	}
 }
 
 func TestDumpLeaveRunning(t *testing.T) {

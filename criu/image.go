@@ -33,6 +33,7 @@ const (
 	magicStats     uint32 = 1460220678
 	magicNetNS     uint32 = 1435711314
 	magicPIDNS     uint32 = 1628795686
+	magicCPUInfo   uint32 = 0x61404013
 )
 
 // Limits of images that are parsed. Memory is taken for what a file holds, never for what it claims.

@@ -54,11 +54,11 @@ const (
 	Blocker Severity = "blocker"
 	// Warning is what a dump would lose or change, or what may let it fail.
 	Warning Severity = "warning"
-	// Info is what a dump handles.
+	// Info is what a dump handles, or what is right.
 	Info Severity = "info"
 )
 
-// Finding is something in a container that matters to a dump of it.
+// Finding is something in a container that matters to a dump of it, or in images to their restore.
 type Finding struct {
 	// Code is stable. Where CRIU would fail for that reason it is the Code of the [*Error] of the dump.
 	Code     string   `json:"code"`
@@ -68,6 +68,14 @@ type Finding struct {
 	Text     string   `json:"text"`             // what it is
 	Remedy   string   `json:"remedy"`           // what to do about it
 	Option   string   `json:"option,omitempty"` // the option of a dump that helps, if there is one
+}
+
+// Told is the finding in one line, without the remedy.
+func (f Finding) Told() string {
+	if f.Subject == "" {
+		return f.Text
+	}
+	return f.Subject + ": " + f.Text
 }
 
 // Report is what there is to know about a container before a dump.

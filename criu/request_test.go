@@ -278,7 +278,7 @@ func TestRestoreRequest(t *testing.T) {
 		},
 		Spec: spec, Rootfs: t.TempDir(), ImagesDir: dir, MountMap: map[string]string{"/vol": vol},
 		Files: map[string]*os.File{"socket:[7]": file}, External: []string{"unix[7]"}, Veth: map[string]string{"eth0": "host0@br0"},
-		IgnoreCPU: true, WeakSysctls: true, ConsumeImages: true, LSMProfile: "apparmor:x", LSMMountContext: "c",
+		WeakSysctls: true, ConsumeImages: true, LSMProfile: "apparmor:x", LSMMountContext: "c",
 	}, cgroups: &cgroups{path: "/x", hierarchies: []hierarchy{{controllers: []string{"cpu"}, mount: "/sys/fs/cgroup/cpu", root: "/"}}}}
 	o := &rpc.CriuOpts{ImagesDirFd: proto.Int32(3)}
 	must(t, r.request(o, "/root"))
@@ -286,7 +286,7 @@ func TestRestoreRequest(t *testing.T) {
 	got = strings.NewReplacer(vol, "VOL", ns, "NS", " {", ": {").Replace(got)
 	got = strings.ReplaceAll(got, "::", ":")
 	want := `images_dir_fd: 3 ext_unix_sk: true tcp_established: true evasive_devices: true shell_job: true file_locks: true ` +
-		`notify_scripts: true root: "/root" auto_dedup: true cpu_cap: 0 ext_mnt: { key: "/vol" val: "VOL" } manage_cgroups: true ` +
+		`notify_scripts: true root: "/root" auto_dedup: true ext_mnt: { key: "/vol" val: "VOL" } manage_cgroups: true ` +
 		`cg_root: { ctrl: "cpu" path: "/x" } rst_sibling: true inherit_fd: { key: "socket:[7]" fd: 4 } ` +
 		`inherit_fd: { key: "pipe:[5]" fd: 1 } inherit_fd: { key: "pipe:[5]" fd: 2 } manage_cgroups_mode: FULL ` +
 		`external: "unix[7]" external: "veth[eth0]:host0@br0" join_ns: { ns: "net" ns_file: "NS" } join_ns: { ns: "uts" ns_file: "NS" } ` +

@@ -39,7 +39,6 @@ type RestoreOptions struct {
 	// Veth gives the outer ends of pairs of virtual interfaces by the name of the inner end, as
 	// "host0" or "host0@bridge". They are made and set up in the caller's network namespace.
 	Veth        map[string]string
-	IgnoreCPU   bool // do not compare the CPU
 	WeakSysctls bool // leave out sysctls that this kernel lacks
 	// ConsumeImages frees the memory in the images as it is restored: a restore takes the room of
 	// the memory once and not twice. The images are worthless afterwards.

@@ -44,9 +44,6 @@ func (r *restore) request(o *rpc.CriuOpts, root string) error {
 		o.External = append(o.External, fmt.Sprintf("veth[%s]:%s", inner, r.opts.Veth[inner]))
 	}
 	o.AutoDedup = proto.Bool(r.opts.ConsumeImages)
-	if r.opts.IgnoreCPU {
-		o.CpuCap = proto.Uint32(0)
-	}
 	if r.opts.WeakSysctls {
 		o.WeakSysctls = proto.Bool(true)
 	}

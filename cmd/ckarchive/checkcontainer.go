@@ -55,10 +55,7 @@ func (a *app) printPreflight(ctr *runtime.Container, rep criu.Report) error {
 		fmt.Fprintf(w, "memory\t%s\n", units.BytesSize(float64(rep.Memory)))
 		fmt.Fprintf(w, "freeze\tabout %s\n", rep.Freeze.Round(time.Millisecond))
 		for _, f := range rep.Findings {
-			text := f.Text
-			if f.Subject != "" {
-				text = f.Subject + ": " + text
-			}
+			text := f.Told()
 			if f.Remedy != "" && f.Severity != criu.Info {
 				text += "; " + asFlag(f.Remedy, f.Option)
 			}

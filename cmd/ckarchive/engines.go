@@ -104,7 +104,7 @@ func (r *restore) configOptions(files map[string]*os.File) (criu.ConfigOptions, 
 	flags := r.flags()
 	o := criu.ConfigOptions{
 		TCPClose: flags.TCPClose, SkipRWXCheck: flags.SkipRWXCheck, MountCompat: flags.MountCompat,
-		WeakSysctls: r.cmd.WeakSysctls, IgnoreCPU: r.cmd.IgnoreCPU, External: r.cmd.External, Inherit: map[string]int{},
+		WeakSysctls: r.cmd.WeakSysctls, External: r.cmd.External, Inherit: map[string]int{},
 		ConsumeImages: consumeImages,
 	}
 	for i, key := range slices.Sorted(maps.Keys(files)) {
@@ -133,7 +133,7 @@ func (r *restore) criuOptions(images string, spec *specs.Spec, files map[string]
 	o := criu.RestoreOptions{
 		Flags: r.flags(), Spec: spec, Rootfs: r.rootfs, ImagesDir: images, WorkDir: r.work(),
 		CgroupPath:    cmp.Or(r.cmd.CgroupPath, "/ckarchive/"+r.id),
-		ConsoleSocket: r.cmd.ConsoleSocket, MountMap: r.cmd.MapMount, IgnoreCPU: r.cmd.IgnoreCPU,
+		ConsoleSocket: r.cmd.ConsoleSocket, MountMap: r.cmd.MapMount,
 		WeakSysctls: r.cmd.WeakSysctls, LSMProfile: r.cmd.LSMProfile, LSMMountContext: r.cmd.LSMMountContext,
 		External: r.cmd.External, Files: files, Veth: veth, ConsumeImages: consumeImages,
 	}

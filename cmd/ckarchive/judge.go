@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/criu"
 	"github.com/ckarchive/ckarchive/oci/policy"
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
@@ -75,6 +76,32 @@ func (r *restore) read(files map[string][]byte) error {
 			return err
 		}
 		r.meta = meta
+	}
+	return nil
+}
+
+// fit holds the images in dir against this host and its CRIU.
+func (r *restore) fit(ctx context.Context, dir string) ([]criu.Finding, error) {
+	p := r.spec.Process
+	return r.criu.Fit(ctx, dir, criu.FitOptions{
+		DumpedBy: r.meta.CRIU, CPU: criu.CPUMode(r.cmd.CPU), TCPClose: r.flags().TCPClose,
+		Confined: r.cmd.LSMProfile == "" && p != nil && (p.ApparmorProfile != "" || p.SelinuxLabel != ""),
+	})
+}
+
+// judgeImages decides from the unpacked images, before anything is made of them.
+func (r *restore) judgeImages(ctx context.Context) error {
+	found, err := r.fit(ctx, filepath.Join(r.unpacked(), archive.CheckpointDir))
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		switch f.Severity {
+		case criu.Blocker:
+			return withHint(&environmentError{fmt.Errorf("restore container %q: %s", r.id, f.Told())}, asFlag(f.Remedy, f.Option))
+		case criu.Warning:
+			r.app.warn("%s", f.Told())
+		}
 	}
 	return nil
 }

@@ -78,7 +78,6 @@ func restoreOptions() []restoreOption {
 		{"mntns-compat-mode", byConfig, func(c *restoreCmd) string { return said(c.MntnsCompatMode) }, carried, ""},
 		{"manage-cgroups-mode", byRequest, func(c *restoreCmd) string { return c.ManageCgroupsMode }, cgroupModes(), ""},
 		{"weak-sysctls", byConfig, func(c *restoreCmd) string { return set(c.WeakSysctls) }, nil, ""},
-		{"ignore-cpu", byConfig, func(c *restoreCmd) string { return set(c.IgnoreCPU) }, nil, ""},
 		{"cgroup-path", bySpec, func(c *restoreCmd) string { return c.CgroupPath }, nil, ""},
 		{"lsm-profile", byRequest, func(c *restoreCmd) string { return c.LSMProfile }, nil, ""},
 		{"lsm-mount-context", byRequest, func(c *restoreCmd) string { return c.LSMMountContext }, nil, ""},

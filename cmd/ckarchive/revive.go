@@ -33,6 +33,9 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err := r.unpack(ctx, p, r.unpacked()); err != nil {
 		return errors.Join(err, r.discard())
 	}
+	if err := r.judgeImages(ctx); err != nil {
+		return errors.Join(err, r.discard())
+	}
 	if err := r.revive(ctx, p, r.unpacked()); err != nil {
 		err = r.app.keepLog(err, filepath.Join(r.home, "work", criu.RestoreLog), r.id)
 		return &restoreError{errors.Join(fmt.Errorf("restore container %q: %w", r.id, err), r.discard())}

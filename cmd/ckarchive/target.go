@@ -15,7 +15,7 @@ type targetFlags struct {
 	Base          string            `help:"Pristine base root file system; a copy of it is made for the container." type:"path" placeholder:"DIR"`
 	ConsoleSocket string            `help:"Unix socket that takes the terminal of a container that has one." type:"path" placeholder:"SOCKET"`
 	MapMount      map[string]string `help:"Host path for a bind mount of the container; may be repeated." placeholder:"DEST=SOURCE" mapsep:"none"`
-	IgnoreCPU     bool              `name:"ignore-cpu" help:"Restore although this CPU lacks features of the one of the dump."`
+	CPU           string            `name:"cpu" help:"How much of the CPU of the dump has to be here: all of it (strict), what programs can use (compatible), or nothing (ignore)." enum:"strict,compatible,ignore" default:"compatible" env:"CKARCHIVE_CPU"`
 	Pull          string            `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
 	remoteFlags
 }

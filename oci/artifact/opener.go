@@ -57,41 +57,75 @@ var _ archive.Opener = (*Opener)(nil)
 
 // scan reads the headers and jumps over the content.
 func (o *Opener) scan(ctx context.Context) error {
-	section := io.NewSectionReader(o.layer, 0, o.layer.Size())
-	tr := tar.NewReader(section)
+	w := newWalker(io.NewSectionReader(o.layer, 0, o.layer.Size()))
 	for {
-		h, err := tr.Next()
+		e, err := w.next(ctx)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
-			return rejectf("tar: %w", err)
+			return err
 		}
+		// archive/tar has read the header and nothing behind it.
+		if o.places[e.Name], err = w.layer.Seek(0, io.SeekCurrent); err != nil {
+			return err
+		}
+		o.entries = append(o.entries, e)
+	}
+}
+
+// walker goes from header to header of an uncompressed layer.
+type walker struct {
+	layer io.ReadSeeker
+	tar   *tar.Reader // jumps over what is not read of a member
+	names map[string]bool
+}
+
+func newWalker(layer io.ReadSeeker) *walker {
+	return &walker{layer: layer, tar: tar.NewReader(layer), names: map[string]bool{}}
+}
+
+// next gives the next member, whose content the tar reader is at.
+func (w *walker) next(ctx context.Context) (archive.Entry, error) {
+	var e archive.Entry
+	for {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return e, context.Cause(ctx)
+		}
+		h, err := w.tar.Next()
+		if errors.Is(err, io.EOF) {
+			return e, io.EOF
+		}
+		if err != nil {
+			return e, headerError(err)
 		}
 		if h.Typeflag == tar.TypeDir && (h.Name == "./" || h.Name == ".") {
 			continue
 		}
-		e := archive.Entry{Kind: archive.KindFile, Size: h.Size, Mode: h.FileInfo().Mode().Perm(), ModTime: h.ModTime}
+		e = archive.Entry{Kind: archive.KindFile, Size: h.Size, Mode: h.FileInfo().Mode().Perm(), ModTime: h.ModTime}
 		if e.Name, err = archive.CleanName(h.Name); err != nil {
-			return err
+			return e, err
 		}
 		switch {
 		case h.Typeflag == tar.TypeDir:
 			e.Kind, e.Size = archive.KindDir, 0
 		case h.Typeflag != tar.TypeReg || sparse(h):
-			return rejectf("%s: only regular files and directories are allowed", archive.QuoteName(e.Name))
+			return e, rejectf("%s: only regular files and directories are allowed", archive.QuoteName(e.Name))
 		}
-		if _, twice := o.places[e.Name]; twice || len(o.entries) == archive.MaxEntries {
-			return rejectf("%s: the name occurs twice, or there are more than %d", archive.QuoteName(e.Name), archive.MaxEntries)
+		if w.names[e.Name] || len(w.names) == archive.MaxEntries {
+			return e, rejectf("%s: the name occurs twice, or there are more than %d", archive.QuoteName(e.Name), archive.MaxEntries)
 		}
-		// archive/tar has read the header and nothing behind it.
-		if o.places[e.Name], err = section.Seek(0, io.SeekCurrent); err != nil {
-			return err
-		}
-		o.entries = append(o.entries, e)
+		w.names[e.Name] = true
+		return e, nil
 	}
+}
+
+// headerError tells a damaged layer from one that cannot be read.
+func headerError(err error) error {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return rejectf("tar: %w", err)
+	}
+	return err
 }
 
 func sparse(h *tar.Header) bool {
