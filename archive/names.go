@@ -40,7 +40,7 @@ var (
 		ConfigDump, SpecDump, StatusDump, "status", MetadataFile,
 		BindMounts, NetworkStatus, StatsDump, DumpLog,
 	}
-	checkpointHead = []string{Descriptors, Inventory}              //nolint:gochecknoglobals // a constant table
+	checkpointHead = []string{Descriptors, Inventory, CPUInfo}     //nolint:gochecknoglobals // a constant table
 	tail           = []string{DevShmTar, RootfsDiff, DeletedFiles} //nolint:gochecknoglobals // a constant table
 )
 

@@ -46,7 +46,7 @@ func ExternalMounts(imagesDir string) ([]ImageMount, error) {
 		typ := mnt.Fstype(m.GetFstype()) //nolint:gosec // an enum
 		mounts = append(mounts, ImageMount{
 			Key: key, Mountpoint: mp, Mask: path.Base(m.GetRoot()) == "null",
-			Cgroup: typ == mnt.Fstype_CGROUP || typ == mnt.Fstype_CGROUP2 || strings.HasPrefix(mp, "/sys/fs/cgroup/"),
+			Cgroup: typ == mnt.Fstype_CGROUP || typ == mnt.Fstype_CGROUP2 || isCgroupPath(mp),
 		})
 	}
 	return mounts, nil
@@ -141,6 +141,23 @@ func (p mapper) mapAll(mounts []ImageMount) ([]keyed, error) {
 		return nil, fmt.Errorf("%w: %s; map each to a path of this host", ErrUnmapped, strings.Join(missing, ", "))
 	}
 	return found, nil
+}
+
+// CheckMapped tells whether a restore would find a source for every mount among externals, as an
+// archive lists them: an [ErrUnmapped] if not. mountMap gives sources by mount point.
+func CheckMapped(spec *specs.Spec, mountMap map[string]string, externals []archive.External) error {
+	var mounts []ImageMount
+	for _, e := range externals {
+		if e.Kind == kindMount && e.Path != "" {
+			mounts = append(mounts, ImageMount{Key: e.Key, Mountpoint: e.Path, Cgroup: isCgroupPath(e.Path)})
+		}
+	}
+	_, err := mapper{spec: spec, mountMap: mountMap, emptyDir: "/"}.mapAll(mounts)
+	return err
+}
+
+func isCgroupPath(mountpoint string) bool {
+	return mountpoint == "/sys/fs/cgroup" || strings.HasPrefix(mountpoint, "/sys/fs/cgroup/")
 }
 
 // PrepareMountpoints makes those mount points of the images that are missing in

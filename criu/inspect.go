@@ -15,6 +15,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/mm"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/mnt"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
+	"golang.org/x/sys/unix"
 
 	"github.com/ckarchive/ckarchive/archive"
 )
@@ -113,7 +114,7 @@ func Inspect(ctx context.Context, dir string) (*Inspection, error) {
 
 // readFiles gives the open files of all tasks by their IDs.
 func readFiles(dir string) (map[uint32]*fdinfo.FileEntry, error) {
-	entries, err := optional(readEntries[fdinfo.FileEntry](dir, "files.img", magicFiles))
+	entries, err := optional(readEntries[fdinfo.FileEntry](dir, FilesImage, magicFiles))
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +123,26 @@ func readFiles(dir string) (map[uint32]*fdinfo.FileEntry, error) {
 		files[e.GetId()] = e
 	}
 	return files, nil
+}
+
+// FilesImage is the image of all open files.
+const FilesImage = "files.img"
+
+// Listening gives the addresses, as "0.0.0.0:80", on which TCP sockets of the images listen. Without
+// [FilesImage] there are none.
+func Listening(dir string) ([]string, error) {
+	files, err := readFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	var addresses []string
+	for _, f := range files {
+		if k := f.GetIsk(); k.GetProto() == unix.IPPROTO_TCP && socketState(k.GetState(), k.GetProto()) == "listen" {
+			addresses = append(addresses, endpoint(k.GetSrcAddr(), k.GetSrcPort()))
+		}
+	}
+	slices.Sort(addresses)
+	return slices.Compact(addresses), nil
 }
 
 // optional takes the absence of an image for one without entries.

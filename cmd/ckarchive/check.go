@@ -16,18 +16,18 @@ import (
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
-// checkCmd tells what this host can do, or what stands in the way of one container's dump.
+// checkCmd tells what this host can do, what stands in the way of one container's dump, or of a
+// checkpoint's restore here.
 type checkCmd struct {
-	Container string `arg:"" optional:"" help:"Container to look at, by ID, prefix or name; without it, this host is checked."`
-	runtimeFlags
-	criuFlags
+	Target string `arg:"" optional:"" name:"container|src" help:"Container to look at, by ID, prefix or name, or checkpoint; without it, this host is checked."`
+	targetFlags
 	LinkRemap  bool   `help:"Allow open files that were deleted but have other links."`
 	GhostLimit string `help:"Largest deleted open file that is dumped." default:"${ghostlimit}" placeholder:"SIZE"`
 }
 
 // Help is the long help text.
 func (checkCmd) Help() string {
-	return `Of a container it tells, without freezing it, what CRIU cannot dump and which option of export helps, how much memory is written and how long CRIU is expected to hold the processes. A blocker gives exit status 5.`
+	return `Of a container it tells, without freezing it, what CRIU cannot dump and which option of export helps, how much memory is written and how long CRIU is expected to hold the processes. Of a checkpoint it tells whether restore with the same flags would work here; only the metadata and two or three small images are read, of a registry less than 1 MB, and nothing is kept. A word without / : @ is a container if there is one, else a name of the local store. A blocker gives exit status 5.`
 }
 
 // finding is one line of check.
@@ -41,8 +41,8 @@ type finding struct {
 
 // Run implements the command.
 func (c *checkCmd) Run(ctx context.Context, a *app) error {
-	if c.Container != "" {
-		return c.container(ctx, a)
+	if c.Target != "" {
+		return c.target(ctx, a)
 	}
 	all := []finding{a.checkUser()}
 	all = append(all, a.checkCRIU(ctx)...)
@@ -65,6 +65,45 @@ func (c *checkCmd) Run(ctx context.Context, a *app) error {
 		return &environmentError{fmt.Errorf("this host cannot dump or restore: %d needed things are missing", failed)}
 	}
 	return nil
+}
+
+// target tells a container from a checkpoint.
+func (c *checkCmd) target(ctx context.Context, a *app) error {
+	loc, err := parseLocation(c.Target)
+	bare := !strings.ContainsAny(c.Target, "/:@.") && c.Target != "-" || loc.kind == locationName && !strings.ContainsAny(c.Target, "/:@")
+	if !bare {
+		if err != nil {
+			return err
+		}
+		return c.source(ctx, a, loc)
+	}
+	found := isRoot()
+	var containerErr error
+	if found {
+		if containerErr = c.container(ctx, a); !errors.Is(containerErr, runtime.ErrNotFound) {
+			return containerErr
+		}
+	}
+	if err == nil && a.has(ctx, loc) {
+		return c.source(ctx, a, loc)
+	}
+	if found {
+		return containerErr
+	}
+	return c.container(ctx, a) // says what it needs
+}
+
+// has tells whether there is a file, or a name in the local store.
+func (a *app) has(ctx context.Context, loc location) bool {
+	if loc.kind != locationName {
+		return true
+	}
+	store, err := a.openStore(ctx, false)
+	if err != nil {
+		return false
+	}
+	_, err = store.Resolve(ctx, loc.storeName())
+	return err == nil
 }
 
 func (a *app) printFindings(all []finding) error {

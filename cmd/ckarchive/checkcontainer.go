@@ -21,7 +21,7 @@ func (c *checkCmd) container(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	ctr, err := runtime.Find(ctx, c.Container, c.find(a))
+	ctr, err := runtime.Find(ctx, c.Target, c.find(a))
 	if err != nil {
 		return err
 	}

@@ -215,6 +215,9 @@ func (r *restore) checkMounts(context.Context) (string, error) {
 				"make it, or name another source")
 		}
 	}
+	if len(r.cmd.MapMount) == 0 {
+		return "", nil
+	}
 	return fmt.Sprintf("%d are mapped to paths of this host", len(r.cmd.MapMount)), nil
 }
 
@@ -275,8 +278,12 @@ func (r *restore) checkPolicy(context.Context) (string, error) {
 	if r.id == "" {
 		return "", nil
 	}
-	_, err := r.rebuildSpec()
-	return "the container gets nothing that was not granted", err
+	spec, err := r.rebuildSpec()
+	if err != nil {
+		return "", err
+	}
+	err = criu.CheckMapped(spec, r.cmd.MapMount, r.meta.Externals)
+	return "the container gets nothing that was not granted", withHint(err, "name a path of this host for each with --map-mount DEST=SOURCE")
 }
 
 // rebuildSpec makes the spec that is restored: the operator's own config.json of

@@ -20,8 +20,15 @@ const loopbackName = "ckarchive-loopback"
 
 // ownNetwork tells whether the spec makes a network namespace.
 func ownNetwork(spec *specs.Spec) bool {
-	return slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+	return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
 		return n.Type == specs.NetworkNamespace && n.Path == ""
+	})
+}
+
+// hasNetwork tells whether the container has another network namespace than the host's.
+func hasNetwork(spec *specs.Spec) bool {
+	return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.NetworkNamespace
 	})
 }
 

@@ -59,7 +59,7 @@ func (c *pullCmd) toDest(ctx context.Context, a *app, src location) (err error) 
 	if err != nil {
 		return err
 	}
-	image, err := openImage(ctx, repo, src.ref.Identifier())
+	image, err := openImage(ctx, repo, src.ref.Identifier(), false)
 	if err != nil {
 		return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
 	}

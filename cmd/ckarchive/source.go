@@ -39,6 +39,9 @@ type sourceOptions struct {
 	// Stream reads a name that the local store lacks straight from the registry and keeps
 	// nothing of it.
 	Stream bool
+	// Head says that only the beginning is wanted, without proof: of a registry little more than that
+	// is fetched.
+	Head   bool
 	Remote remoteFlags
 }
 
@@ -58,7 +61,7 @@ func (a *app) openSource(ctx context.Context, src location, opts sourceOptions) 
 		if err != nil {
 			return nil, err
 		}
-		image, err := openImage(ctx, from, src.tag)
+		image, err := openImage(ctx, from, src.tag, opts.Head)
 		if err != nil {
 			return nil, errors.Join(err, from.Close())
 		}
@@ -68,7 +71,7 @@ func (a *app) openSource(ctx context.Context, src location, opts sourceOptions) 
 		if err != nil {
 			return nil, err
 		}
-		return openHeld(ctx, store, src.tag)
+		return openHeld(ctx, store, src.tag, opts.Head)
 	default:
 		return a.openNamed(ctx, src, opts)
 	}
@@ -81,13 +84,13 @@ func (a *app) openNamed(ctx context.Context, src location, opts sourceOptions) (
 		if err != nil {
 			return nil, err
 		}
-		return openHeld(ctx, store, src.storeName())
+		return openHeld(ctx, store, src.storeName(), opts.Head)
 	}
 	if opts.Pull != "always" || onlyLocal(src.ref) {
 		store, err := a.openStore(ctx, false)
 		if err == nil {
 			var in archive.Source
-			if in, err = openHeld(ctx, store, src.storeName()); err == nil {
+			if in, err = openHeld(ctx, store, src.storeName(), opts.Head); err == nil {
 				return in, nil
 			}
 		}
@@ -102,7 +105,7 @@ func (a *app) openNamed(ctx context.Context, src location, opts sourceOptions) (
 	if err != nil {
 		return nil, err
 	}
-	return openImage(ctx, repo, src.ref.Identifier())
+	return openImage(ctx, repo, src.ref.Identifier(), opts.Head)
 }
 
 // fetched makes sure that the local store has the name, and gives the store.
@@ -129,22 +132,26 @@ func (l location) storeName() string {
 	return l.ref.String()
 }
 
-// openImage opens the checkpoint called name in a layout.
-func openImage(ctx context.Context, from oras.ReadOnlyTarget, name string) (*artifact.Image, error) {
+// openImage opens the checkpoint called name in a layout, or only its beginning.
+func openImage(ctx context.Context, from oras.ReadOnlyTarget, name string, head bool) (archive.Source, error) {
 	desc, err := from.Resolve(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	return artifact.Open(ctx, from, desc)
+	image, err := artifact.Open(ctx, from, desc)
+	if err != nil || !head {
+		return image, err
+	}
+	return image.Head(ctx)
 }
 
 // openHeld keeps the store's garbage collection away while the image is read.
-func openHeld(ctx context.Context, store *registry.Store, name string) (archive.Source, error) {
+func openHeld(ctx context.Context, store *registry.Store, name string, head bool) (archive.Source, error) {
 	hold, err := store.Hold(ctx)
 	if err != nil {
 		return nil, err
 	}
-	image, err := openImage(ctx, store, name)
+	image, err := openImage(ctx, store, name, head)
 	if err != nil {
 		return nil, errors.Join(err, hold.Close())
 	}

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/criu"
+	"github.com/ckarchive/ckarchive/oci/policy"
+)
+
+// verdict is what a reason means for the restore.
+type verdict string
+
+const (
+	verdictOK      verdict = "ok"
+	verdictWarning verdict = "warning"
+	verdictBlocker verdict = "blocker"
+)
+
+// reason is one thing that a checkpoint needs of this host. Its code is stable; docs/check.md
+// lists them.
+type reason struct {
+	Code    string  `json:"code"`
+	Verdict verdict `json:"verdict"`
+	Text    string  `json:"text"`
+	Remedy  string  `json:"remedy,omitempty"`
+}
+
+// sourceReport is what --json prints of a checkpoint.
+type sourceReport struct {
+	Source     string   `json:"source"`
+	ID         string   `json:"id"` // that it would have here
+	Runtime    string   `json:"runtime,omitempty"`
+	Restorable bool     `json:"restorable"`
+	Reasons    []reason `json:"reasons"`
+}
+
+// source tells whether a checkpoint can be restored here. It reads the metadata and two or three
+// small images.
+func (c *checkCmd) source(ctx context.Context, a *app, loc location) error {
+	if err := c.targetFlags.check(); err != nil {
+		return err
+	}
+	s := &sourceCheck{restore: restore{cmd: &restoreCmd{Source: loc.text, targetFlags: c.targetFlags}, app: a}}
+	if err := s.run(ctx, loc); err != nil {
+		return cause(ctx, fmt.Errorf("check %s: %w", loc.text, err))
+	}
+	first := slices.IndexFunc(s.reasons, func(r reason) bool { return r.Verdict == verdictBlocker })
+	err := a.printReasons(sourceReport{Source: loc.text, ID: s.id, Runtime: s.runtime.Name, Restorable: first < 0, Reasons: s.reasons})
+	if err != nil || first < 0 {
+		return err
+	}
+	blocker := s.reasons[first]
+	return withHint(&environmentError{fmt.Errorf("%s cannot be restored here like this: %s", loc.text, blocker.Text)}, blocker.Remedy)
+}
+
+func (a *app) printReasons(rep sourceReport) error {
+	if a.cli.JSON {
+		return a.printJSON(rep)
+	}
+	return a.columns(func(w io.Writer) {
+		for _, r := range rep.Reasons {
+			text := r.Text
+			if r.Remedy != "" {
+				text += "; " + r.Remedy
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\n", r.Verdict, r.Code, oneLine(text))
+		}
+	})
+}
+
+// sourceCheck asks everything that a restore asks before it makes anything, and some more.
+type sourceCheck struct {
+	restore
+	reasons []reason
+}
+
+func (s *sourceCheck) add(r reason) { s.reasons = append(s.reasons, r) }
+
+func (s *sourceCheck) run(ctx context.Context, loc location) (err error) {
+	files, err := s.collect(ctx, loc)
+	if err != nil {
+		return err
+	}
+	if err := s.read(files); err != nil {
+		return err
+	}
+	if err := checkDigests(s.meta, files); err != nil {
+		return err
+	}
+	if !isRoot() {
+		s.add(reason{Code: "user", Verdict: verdictWarning, Text: fmt.Sprintf("uid %d", os.Getuid()), Remedy: "restore it as root"})
+	}
+	for _, q := range s.questions() {
+		found, err := q.ask(ctx)
+		switch {
+		case err != nil:
+			if ctx.Err() != nil {
+				return err
+			}
+			s.refused(q.area, err)
+		case found != "":
+			s.add(reason{Code: q.area, Verdict: verdictOK, Text: found})
+		}
+	}
+	s.host()
+	if s.meta.Format != "" && s.meta.Format != archive.FormatCRIU {
+		return nil
+	}
+	return s.images(ctx, files)
+}
+
+// collect reads what is needed from the beginning of the checkpoint.
+func (s *sourceCheck) collect(ctx context.Context, loc location) (_ map[string][]byte, err error) {
+	src, err := s.app.openSource(ctx, loc, sourceOptions{Pull: s.cmd.Pull, Stream: true, Head: true, Remote: s.cmd.remoteFlags})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	head, rest, err := archive.Peek(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	needed, useful := wanted(head)
+	files, err := archive.Collect(ctx, rest, archive.CollectOptions{
+		Want: func(e archive.Entry) bool {
+			// What is there counts, even if it is too large to be looked at.
+			needed = slices.DeleteFunc(needed, func(name string) bool { return name == e.Name })
+			return e.Size <= maxFitBytes && slices.Contains(useful, e.Name)
+		},
+		Stop: func(e archive.Entry) bool {
+			return len(needed) == 0 || archive.IsPages(e.Name) && head[archive.MetadataFile] != nil
+		},
+		MaxBytes: maxInspectBytes,
+	})
+	return files, err
+}
+
+// maxFitBytes is the size of a member that is looked at.
+const maxFitBytes = archive.MaxJSONBytes
+
+// wanted are the members that are worth reading. When all that are needed have been seen nothing
+// more is read.
+func wanted(head map[string][]byte) (needed, useful []string) {
+	useful = []string{
+		archive.ConfigDump, archive.SpecDump, archive.MetadataFile,
+		archive.Image(archive.Inventory), archive.Image(archive.CPUInfo),
+	}
+	var spec specs.Spec
+	if err := archive.DecodeJSON(archive.SpecDump, head[archive.SpecDump], &spec); err == nil && !hasNetwork(&spec) {
+		useful = append(useful, archive.Image(criu.FilesImage)) // for the ports that it listens on
+	}
+	meta, err := archive.ParseMetadata(head[archive.MetadataFile])
+	if err != nil {
+		return useful[:4:4], append(useful, archive.Image("core-1.img"))
+	}
+	for _, name := range useful {
+		listed := slices.ContainsFunc(meta.Members, func(m archive.Member) bool { return m.Name == name })
+		if listed || name == archive.MetadataFile {
+			needed = append(needed, name)
+		}
+	}
+	return needed, useful
+}
+
+// checkDigests proves those members that were read.
+func checkDigests(meta *archive.Metadata, files map[string][]byte) error {
+	for _, m := range meta.Members {
+		content, ok := files[m.Name]
+		if !ok {
+			continue
+		}
+		if sum := sha256.Sum256(content); hex.EncodeToString(sum[:]) != m.SHA256 {
+			return &archive.EntryError{Op: "check", Name: m.Name, Err: fmt.Errorf("%w: it is not what %s says", archive.ErrRejected, archive.MetadataFile)}
+		}
+	}
+	return nil
+}
+
+// refused notes why a question was answered with no; a policy may have several reasons.
+func (s *sourceCheck) refused(area string, err error) {
+	var refusal *policy.RefusedError
+	if !errors.As(err, &refusal) {
+		_, hint := statusOf(err)
+		s.add(reason{Code: area, Verdict: verdictBlocker, Text: err.Error(), Remedy: hint})
+		return
+	}
+	for _, r := range refusal.Reasons {
+		code, remedy := "policy", ""
+		if r.Grant != "" {
+			remedy = "grant it with " + r.Grant
+		}
+		if strings.HasPrefix(r.Grant, "--map-mount") {
+			code = "mount-unmapped"
+		}
+		s.add(reason{Code: code, Verdict: verdictBlocker, Text: r.What + ": " + r.Why, Remedy: remedy})
+	}
+}
+
+// images writes those images that were read into a directory, and holds them against this host.
+func (s *sourceCheck) images(ctx context.Context, files map[string][]byte) (err error) {
+	if s.criu, err = s.app.findCRIU(ctx); err != nil {
+		s.refused("criu", err)
+		return nil
+	}
+	dir, err := os.MkdirTemp("", "ckarchive-check-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, archive.RemoveTree(dir)) }()
+	for name, content := range files {
+		if image, ok := strings.CutPrefix(name, archive.CheckpointDir+"/"); ok {
+			if err := os.WriteFile(filepath.Join(dir, filepath.Base(image)), content, 0o600); err != nil {
+				return err
+			}
+		}
+	}
+	found, err := s.fit(ctx, dir)
+	if errors.Is(err, archive.ErrRejected) || ctx.Err() != nil {
+		return err
+	}
+	if err != nil {
+		s.refused("criu", err)
+		return nil
+	}
+	for _, f := range found {
+		s.add(reasonOf(f))
+	}
+	return s.network(ctx, dir)
+}
+
+// reasonOf makes a reason of what package criu found.
+func reasonOf(f criu.Finding) reason {
+	v := map[criu.Severity]verdict{criu.Blocker: verdictBlocker, criu.Warning: verdictWarning, criu.Info: verdictOK}[f.Severity]
+	return reason{Code: f.Code, Verdict: v, Text: f.Told(), Remedy: asFlag(f.Remedy, f.Option)}
+}
