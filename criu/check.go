@@ -102,7 +102,7 @@ func readInventory(dir string) (*inventory.InventoryEntry, error) {
 		return nil, err
 	}
 	if v := inv.GetImgVersion(); v < minImageVersion || v > maxImageVersion {
-		return nil, imageError(archive.Inventory, "%w: %d, this program knows %d to %d", errImageVersion, v, minImageVersion, maxImageVersion)
+		return nil, imageError(archive.Inventory, "%w %d, this program knows %d to %d", errImageVersion, v, minImageVersion, maxImageVersion)
 	}
 	return inv, nil
 }

@@ -29,7 +29,11 @@ func (c *checkCmd) container(ctx context.Context, a *app) error {
 		return err
 	}
 	rep, err := criu.Preflight(ctx, criu.PreflightOptions{
-		Flags: c.flags(), Spec: ctr.Spec, PID: ctr.PID, Rootfs: ctr.Rootfs, Descriptors: ctr.Descriptors,
+		Flags: criu.Flags{
+			TCPEstablished: on(c.TCPEstablished), TCPClose: on(c.TCPClose), FileLocks: on(c.FileLocks),
+			ExtUnixSk: on(c.ExtUnixSk), ShellJob: on(c.ShellJob),
+		},
+		Spec: ctr.Spec, PID: ctr.PID, Rootfs: ctr.Rootfs, Descriptors: ctr.Descriptors,
 		LinkRemap: c.LinkRemap, GhostLimit: limit,
 	})
 	if err != nil {

@@ -49,10 +49,11 @@ type sourceReport struct {
 // source tells whether a checkpoint can be restored here. It reads the metadata and two or three
 // small images.
 func (c *checkCmd) source(ctx context.Context, a *app, loc location) error {
-	if err := c.targetFlags.check(); err != nil {
+	cmd := &restoreCmd{Source: loc.text, targetFlags: c.targetFlags, restoreFlags: c.restoreFlags}
+	if err := cmd.check(); err != nil {
 		return err
 	}
-	s := &sourceCheck{restore: restore{cmd: &restoreCmd{Source: loc.text, targetFlags: c.targetFlags}, app: a}}
+	s := &sourceCheck{restore: restore{cmd: cmd, app: a}}
 	if err := s.run(ctx, loc); err != nil {
 		return cause(ctx, fmt.Errorf("check %s: %w", loc.text, err))
 	}

@@ -199,9 +199,11 @@ func asTyped(flag, value string) string {
 	return "--" + flag + " " + value
 }
 
+// on tells whether a flag with three states was given and not refused.
+func on(b *bool) bool { return b != nil && *b }
+
 // check refuses what cannot be meant, before the archive is opened.
 func (f *restoreFlags) check() error {
-	on := func(b *bool) bool { return b != nil && *b }
 	switch {
 	case on(f.TCPEstablished) && on(f.TCPClose):
 		return usagef("--tcp-established and --tcp-close exclude each other")
