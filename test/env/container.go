@@ -16,19 +16,22 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // patience is how long anything is waited for. Tests that go well never see it.
 const patience = 60 * time.Second
 
-// Container is a container of runc.
+// Container is a container of a runtime.
 type Container struct {
-	ID     string
-	Root   string // runc's state directory
-	Bundle string
-	PID    int    // of its first process, on the host
-	Log    string // the file that has its output
+	ID      string
+	Runtime string // the program's name, or [Direct]
+	Root    string // the runtime's state directory
+	Bundle  string
+	PID     int    // of its first process (of runsc: of the sandbox), on the host
+	Log     string // the file that has its output
+	// Shared is the directory of the host that has the workload's status file, for a container
+	// that has its own beside the host's kernel. Empty is /tmp in the container.
+	Shared string
 
 	started string // when its first process did, in the kernel's words
 }
@@ -52,29 +55,36 @@ func (s Status) OK() bool {
 	return s.MemoryOK && s.ChildrenOK && s.TmpfsOK && s.DeletedOK && s.VolumeOK && s.TCPOK && len(s.Errors) == 0
 }
 
-// RunRunc starts a container with `runc --root root run --detach`. Its output
+// Run starts a container with `RUNTIME --root root run --detach`. Its output
 // goes through a pipe (or its terminal, if it has one) into a log file:
 // a container whose output is a file of the host is a special case of dumping.
 // When the test ends, the container is killed and deleted.
+func Run(tb testing.TB, runtime, root, id, bundle string) *Container {
+	tb.Helper()
+	return start(tb, runtime, root, id, bundle, "run", "--detach")
+}
+
+// RunRunc is [Run] with runc.
 func RunRunc(tb testing.TB, root, id, bundle string) *Container {
 	tb.Helper()
-	return start(tb, root, id, bundle, "run", "--detach")
+	return Run(tb, "runc", root, id, bundle)
 }
 
 // RestoreRunc is [RunRunc] with `runc restore` from the images in a directory,
 // and further arguments of runc restore.
 func RestoreRunc(tb testing.TB, root, id, bundle, images string, args ...string) *Container {
 	tb.Helper()
-	return start(tb, root, id, bundle, append([]string{"restore", "--detach", "--image-path", images, "--work-path", tb.TempDir()}, args...)...)
+	return start(tb, "runc", root, id, bundle, append([]string{"restore", "--detach", "--image-path", images, "--work-path", tb.TempDir()}, args...)...)
 }
 
-func start(tb testing.TB, root, id, bundle string, verb ...string) *Container {
+func start(tb testing.TB, runtime, root, id, bundle string, verb ...string) *Container {
 	tb.Helper()
-	runc := Program(tb, "runc")
+	program := Program(tb, runtime)
 	dir := tb.TempDir()
-	c := &Container{ID: id, Root: root, Bundle: bundle, Log: filepath.Join(dir, "output")}
-	args := append([]string{"--root", root, "--log", filepath.Join(dir, "runc.log")}, verb...)
-	args = append(args, "--bundle", bundle, "--pid-file", filepath.Join(dir, "pid"))
+	c := &Container{ID: id, Runtime: runtime, Root: root, Bundle: bundle, Log: filepath.Join(dir, "output")}
+	log := filepath.Join(dir, "runtime.log")
+	args := append(globalFlags(runtime, root), "--log", log)
+	args = append(append(args, verb...), "--bundle", bundle, "--pid-file", filepath.Join(dir, "pid"))
 	output, err := os.Create(c.Log)
 	if err != nil {
 		tb.Fatalf("run container %s: %v", id, err)
@@ -85,27 +95,32 @@ func start(tb testing.TB, root, id, bundle string, verb ...string) *Container {
 	// Registered before the container's end, and so run after it: the pipe
 	// comes to its end when the last process that writes to it is gone.
 	writer := drain(tb, output)
-	tb.Cleanup(func() { c.remove(tb, runc) })
+	tb.Cleanup(func() { c.remove(tb) })
 
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, runc, append(args, id)...)
+	cmd := exec.CommandContext(ctx, program, append(args, id)...)
 	cmd.Stdout, cmd.Stderr = writer, writer
 	err = cmd.Run()
 	if closeErr := writer.Close(); err == nil {
 		err = closeErr
 	}
 	if err != nil {
-		tb.Fatalf("runc %s: %v\n%s%s", strings.Join(cmd.Args[1:], " "), err, read(filepath.Join(dir, "runc.log")), read(c.Log))
+		tb.Fatalf("%s %s: %v\n%s%s", runtime, strings.Join(cmd.Args[1:], " "), err, read(log), read(c.Log))
 	}
 	c.PID, err = strconv.Atoi(strings.TrimSpace(read(filepath.Join(dir, "pid"))))
 	if err != nil {
 		tb.Fatalf("read pid of container %s: %v", id, err)
 	}
+	c.noteStart()
+	return c
+}
+
+// noteStart remembers which process has the container's PID.
+func (c *Container) noteStart() {
 	if fields := processFields(c.PID); len(fields) > 19 {
 		c.started = fields[19]
 	}
-	return c
 }
 
 // read is the content of a file for a message, or the reason why there is none.
@@ -117,28 +132,28 @@ func read(path string) string {
 	return string(content)
 }
 
-// State asks runc for the container's state.
+// State asks the runtime for the container's state.
 func (c *Container) State(tb testing.TB) specs.State {
 	tb.Helper()
 	var state specs.State
-	if err := json.Unmarshal([]byte(c.Runc(tb, "state", c.ID)), &state); err != nil {
+	if err := json.Unmarshal([]byte(c.Command(tb, "state", c.ID)), &state); err != nil {
 		tb.Fatalf("decode state of container %s: %v", c.ID, err)
 	}
 	return state
 }
 
-// Runc runs runc with the container's state directory and returns what it
+// Command runs the container's runtime with its state directory and returns what it
 // prints; the test ends when it fails.
-func (c *Container) Runc(tb testing.TB, args ...string) string {
+func (c *Container) Command(tb testing.TB, args ...string) string {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, Program(tb, "runc"), append([]string{"--root", c.Root}, args...)...)
+	cmd := exec.CommandContext(ctx, Program(tb, c.Runtime), append(globalFlags(c.Runtime, c.Root), args...)...)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		tb.Fatalf("runc %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+		tb.Fatalf("%s %s: %v\n%s", c.Runtime, strings.Join(args, " "), err, stderr.String())
 	}
 	return string(out)
 }
@@ -148,10 +163,18 @@ func (c *Container) Path(name string) string {
 	return filepath.Join("/proc", strconv.Itoa(c.PID), "root", name)
 }
 
+// work is where a file of the workload, which is in /tmp there, is found on the host.
+func (c *Container) work(name string) string {
+	if c.Shared != "" {
+		return filepath.Join(c.Shared, name)
+	}
+	return c.Path(filepath.Join("/tmp", name))
+}
+
 // Status is what the workload in the container says about itself.
 func (c *Container) Status(tb testing.TB) Status {
 	tb.Helper()
-	status, err := c.readStatus("/tmp/status")
+	status, err := c.readStatus("status")
 	if err != nil {
 		tb.Fatalf("read status of container %s: %v\n%s", c.ID, err, read(c.Log))
 	}
@@ -160,7 +183,7 @@ func (c *Container) Status(tb testing.TB) Status {
 
 func (c *Container) readStatus(name string) (Status, error) {
 	var status Status
-	content, err := os.ReadFile(c.Path(name))
+	content, err := os.ReadFile(c.work(name))
 	if err != nil {
 		return status, err
 	}
@@ -173,7 +196,7 @@ func (c *Container) WaitTick(tb testing.TB, tick uint64) Status {
 	var status Status
 	c.wait(tb, fmt.Sprintf("tick %d", tick), func() (bool, error) {
 		var err error
-		status, err = c.readStatus("/tmp/status")
+		status, err = c.readStatus("status")
 		return err == nil && (status.Tick >= tick || len(status.Errors) > 0), err
 	})
 	if status.Tick < tick || !status.OK() {
@@ -188,17 +211,17 @@ func (c *Container) Verify(tb testing.TB) Status {
 	tb.Helper()
 	request := strconv.FormatInt(time.Now().UnixNano(), 36)
 	// Written aside and renamed: the workload must not see half a request.
-	aside := c.Path("/tmp/.verify-request")
+	aside := c.work(".verify-request")
 	if err := os.WriteFile(aside, []byte(request), 0o644); err != nil {
 		tb.Fatalf("ask container %s to verify: %v", c.ID, err)
 	}
-	if err := os.Rename(aside, c.Path("/tmp/verify-request")); err != nil {
+	if err := os.Rename(aside, c.work("verify-request")); err != nil {
 		tb.Fatalf("ask container %s to verify: %v", c.ID, err)
 	}
 	var status Status
 	c.wait(tb, "its verification", func() (bool, error) {
 		var err error
-		status, err = c.readStatus("/tmp/verify-result")
+		status, err = c.readStatus("verify-result")
 		return err == nil && status.Request == request, err
 	})
 	if !status.OK() {
@@ -265,26 +288,4 @@ func processFields(pid int) []string {
 		return nil
 	}
 	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-}
-
-// remove ends whatever is left of the container. runc's restore sometimes
-// leaves cgroups behind; they are removed too.
-func (c *Container) remove(tb testing.TB, runc string) {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, runc, "--root", c.Root, "delete", "--force", c.ID).CombinedOutput()
-	if err != nil && !bytes.Contains(out, []byte("does not exist")) {
-		tb.Errorf("runc delete %s: %v: %s", c.ID, err, out)
-	}
-	c.WaitEnd(tb)
-	dirs, err := filepath.Glob(filepath.Join("/sys/fs/cgroup", "*", c.ID))
-	if err != nil {
-		tb.Errorf("find cgroups of container %s: %v", c.ID, err)
-	}
-	for _, dir := range dirs {
-		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
-			tb.Errorf("remove cgroup %s: %v", dir, err)
-		}
-	}
 }

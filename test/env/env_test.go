@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
 // testID is a container ID that no other test process has.
@@ -43,7 +45,7 @@ func TestRuncCheckpointAndRestore(t *testing.T) {
 	if got, want := before.State(t).Status, specs.StateRunning; got != want {
 		t.Errorf("state: got %s, want %s", got, want)
 	}
-	before.Runc(t, "checkpoint", "--image-path", images, "--work-path", t.TempDir(), id)
+	before.Command(t, "checkpoint", "--image-path", images, "--work-path", t.TempDir(), id)
 	before.WaitEnd(t)
 
 	after := RestoreRunc(t, root, id+"-again", bundle, images)
@@ -83,7 +85,7 @@ func TestTerminal(t *testing.T) {
 		got := read(c.Log)
 		return strings.HasPrefix(got, "it is a terminal\r\n") && strings.Contains(got, "tick 3\r\n"), nil
 	})
-	c.Runc(t, "kill", id, "TERM")
+	c.Command(t, "kill", id, "TERM")
 	c.WaitEnd(t)
 }
 
@@ -241,5 +243,53 @@ func TestProgramsAreBuiltOnce(t *testing.T) {
 	}
 	if info, err := os.Stat(first); err != nil || info.Mode().Perm()&0o111 == 0 {
 		t.Errorf("%s is no program: %v", first, err)
+	}
+}
+
+// Every runtime runs the workload, with the files of it where the test looks.
+func TestRuntimes(t *testing.T) {
+	Require(t, "root", "busybox")
+	if InCgroups(t, CgroupViews(t)[0]) {
+		return
+	}
+	for runtime, require := range map[string]func(testing.TB) string{
+		"crun": RequireCrun, "runsc": RequireRunsc,
+	} {
+		t.Run(runtime, func(t *testing.T) {
+			require(t)
+			id := strings.ReplaceAll(testID(t), "/", "-")
+			Leaks(t, id)
+			shared := t.TempDir()
+			opts := BundleOptions{
+				Args:   []string{"/bin/workload", "--children", "1", "--status", "/shared/status"},
+				Mounts: []specs.Mount{Bind(shared, "/shared")}, NoCgroupMount: true,
+			}
+			c := Run(t, runtime, t.TempDir(), id, testBundle(t, opts))
+			c.Shared = shared
+			c.WaitTick(t, 2)
+			if got := c.Verify(t); got.PID != 1 {
+				t.Errorf("pid in the container: got %d, want 1", got.PID)
+			}
+			if got, want := c.State(t).Status, specs.StateRunning; got != want {
+				t.Errorf("state: got %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+func TestInCgroups(t *testing.T) {
+	for _, view := range CgroupViews(t) {
+		t.Run(view, func(t *testing.T) {
+			before := read("/proc/self/mountinfo")
+			if InCgroups(t, view) {
+				if after := read("/proc/self/mountinfo"); after != before {
+					t.Errorf("the machine's mounts: got %q afterwards, want %q", after, before)
+				}
+				return
+			}
+			if got, err := runtime.CgroupVersion(); err != nil || got != view {
+				t.Errorf("cgroups here: got %s (%v), want %s", got, err, view)
+			}
+		})
 	}
 }

@@ -22,11 +22,16 @@ func Require(tb testing.TB, names ...string) {
 		if reason == "" {
 			continue
 		}
-		if os.Getenv("CI") == "true" {
-			tb.Fatalf("%s; `test/setup` installs what the tests need", reason)
-		}
-		tb.Skipf("%s; `test/setup` installs what the tests need", reason)
+		skipOrFail(tb, reason)
 	}
+}
+
+func skipOrFail(tb testing.TB, reason string) {
+	tb.Helper()
+	if os.Getenv("CI") == "true" {
+		tb.Fatalf("%s; `test/setup` installs what the tests need", reason)
+	}
+	tb.Skipf("%s; `test/setup` installs what the tests need", reason)
 }
 
 // missing says why the named thing cannot be used, or "" when it can.
