@@ -69,16 +69,24 @@ func globalFlags(runtime, root string) []string {
 	return flags
 }
 
-// Adopt is a container that something else than this package has started: c has its
-// PID, its Runtime with Root (or [Direct]) and its Log. It is killed and deleted when the test ends.
-func Adopt(tb testing.TB, c Container) *Container {
+// Watch is a container that something else has started and removes. c has at least
+// its ID, PID and Log.
+func Watch(tb testing.TB, c Container) *Container {
 	tb.Helper()
 	c.noteStart()
 	if c.started == "" {
 		tb.Fatalf("container %s has no process %d:\n%s", c.ID, c.PID, read(c.Log))
 	}
-	tb.Cleanup(func() { c.remove(tb) })
 	return &c
+}
+
+// Adopt is [Watch] for one that nobody else removes: it is killed, and deleted from
+// its Runtime with Root (or [Direct]), when the test ends.
+func Adopt(tb testing.TB, c Container) *Container {
+	tb.Helper()
+	watched := Watch(tb, c)
+	tb.Cleanup(func() { watched.remove(tb) })
+	return watched
 }
 
 // remove ends whatever is left of the container.
