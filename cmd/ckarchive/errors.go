@@ -100,6 +100,7 @@ func classes() []class {
 		{runtime.ErrNotCRIU, exitEnvironment, "CRIU cannot dump a container of this runtime"},
 		{runtime.ErrNotRunning, exitEnvironment, "only a running or paused container has memory to dump"},
 		{runtime.ErrNoRuntime, exitEnvironment, "install it, or choose another one with --runtime"},
+		{runtime.ErrNoRestore, exitEnvironment, "restore with --runtime runc, or with --engine direct"},
 		{capture.ErrBusy, exitEnvironment, "wait for the other ckarchive to end"},
 		{archive.ErrNoSpace, exitEnvironment, "free some space, or choose another place with --root"},
 		{syscall.ENOSPC, exitEnvironment, "free some space, or choose another place"},

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -26,7 +27,7 @@ func (c *Container) Checkpoint(ctx context.Context, o CheckpointOptions) error {
 		return fmt.Errorf("dump container %q: it has no runtime: use --engine direct", c.ID)
 	}
 	args := []string{
-		"--log", o.LogPath, "checkpoint", "--leave-running",
+		"--log", o.LogPath, cmp.Or(r.kind.checkpoint, "checkpoint"), "--leave-running",
 		"--image-path", o.ImagesDir, "--work-path", o.WorkDir,
 	}
 	args = appendFlags(args, []flag{

@@ -25,6 +25,8 @@ type kind struct {
 	// restoreFlags are the options of its restore command that not every runtime has; nil: it
 	// cannot restore CRIU's images.
 	restoreFlags []string
+	// checkpoint is its checkpoint command; empty is "checkpoint".
+	checkpoint string
 	// criuMark is in what --version prints when it was built with CRIU; empty if it always is.
 	criuMark string
 	// sandbox tells that the processes are a sandbox's and not the host's.
@@ -54,7 +56,8 @@ func kinds() []kind {
 			restoreFlags: []string{"tcp-established", "ext-unix-sk", "shell-job", "file-locks", "lsm-profile", "lsm-mount-context"},
 			file:         "status", bundle: crunBundle, descriptors: crunDescriptors,
 		},
-		{name: "youki", root: "/run/youki", file: "youki_config.json", bundle: youkiBundle},
+		// The command's name is a slip of youki 0.7's command line.
+		{name: "youki", root: "/run/youki", checkpoint: "checkpointt", file: "youki_config.json", bundle: youkiBundle},
 		{name: "runsc", root: "/run/runsc", sandbox: true, bundle: runscBundle},
 	}
 }
@@ -78,6 +81,9 @@ type Runtime struct {
 
 // ErrNoRuntime says that a runtime is not installed.
 var ErrNoRuntime = errors.New("runtime is not installed")
+
+// ErrNoRestore says that a runtime, as it is installed, does not restore CRIU's images.
+var ErrNoRestore = errors.New("runtime cannot restore")
 
 // Lookup finds the runtime called name, or the one at the path name. root overrides its
 // state directory. For [Direct], root is required.
@@ -130,11 +136,11 @@ func (r Runtime) RestoreTakes(option string) bool {
 	return slices.Contains(r.kind.restoreFlags, option)
 }
 
-// CheckRestore tells whether the installed runtime restores CRIU's images: an [ErrNoRuntime] if
+// CheckRestore tells whether the installed runtime restores CRIU's images: an [ErrNoRestore] if
 // not. crun can be built without.
 func (r Runtime) CheckRestore(ctx context.Context) error {
 	if !r.CanRestore() {
-		return fmt.Errorf("%s: %w for restoring", r.Name, ErrNoRuntime)
+		return fmt.Errorf("%s: %w images of CRIU", r.Name, ErrNoRestore)
 	}
 	if r.kind.criuMark == "" {
 		return nil
@@ -144,7 +150,7 @@ func (r Runtime) CheckRestore(ctx context.Context) error {
 		return err
 	}
 	if !strings.Contains(said, r.kind.criuMark) {
-		return fmt.Errorf("%s: %w for restoring: it was built without CRIU", r.Path, ErrNoRuntime)
+		return fmt.Errorf("%s: %w: it was built without CRIU", r.Path, ErrNoRestore)
 	}
 	return nil
 }

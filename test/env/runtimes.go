@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -129,9 +130,25 @@ func (c *Container) delete(tb testing.TB) {
 }
 
 // removeCgroups removes the cgroups that carry the container's ID: a restore
-// by runc sometimes leaves them, a direct one always does.
+// by runc sometimes leaves them, a direct one always does. They are busy until
+// the last process has ended.
 func (c *Container) removeCgroups(tb testing.TB) {
 	tb.Helper()
+	end := time.Now().Add(patience)
+	for {
+		err := c.tryRemoveCgroups()
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			tb.Errorf("remove cgroups of container %s: %v", c.ID, err)
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (c *Container) tryRemoveCgroups() error {
 	var dirs []string
 	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -142,12 +159,10 @@ func (c *Container) removeCgroups(tb testing.TB) {
 		}
 		return err
 	})
-	if err != nil {
-		tb.Errorf("find cgroups of container %s: %v", c.ID, err)
-	}
 	for _, dir := range slices.Backward(dirs) { // children first
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			tb.Errorf("remove cgroup: %v", err)
+		if rmErr := os.Remove(dir); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
+			err = errors.Join(err, rmErr)
 		}
 	}
+	return err
 }

@@ -19,25 +19,34 @@ import (
 // ofPodman is a container that Podman runs with runc.
 func ofPodman() source {
 	return source{
-		name: "direct, of podman", needs: []string{"podman", "runc", "conmon"},
+		name: "direct of podman", needs: []string{"podman", "runc", "conmon"},
 		start: startPodman, export: func(*host) []string { return nil },
-		maps: []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/run/.containerenv", "/dev/shm"},
+		maps: []string{"/etc/hosts", "/etc/hostname", "/run/.containerenv", "/dev/shm"},
 	}
 }
 
 func startPodman(h *host) *env.Container {
 	h.t.Helper()
+	// Podman allows 50 characters for the name of its run root.
+	run, err := os.MkdirTemp("", "podman")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	graph := h.path("graph")
 	podman := []string{
-		env.Program(h.t, "podman"), "--root", h.path("graph"), "--runroot", h.path("runroot"), "--tmpdir", h.path("tmp"),
+		env.Program(h.t, "podman"), "--root", graph, "--runroot", filepath.Join(run, "root"), "--tmpdir", filepath.Join(run, "tmp"),
 		"--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
 	}
 	h.t.Cleanup(func() {
 		// Podman mounts the directory of its layers on itself.
-		for _, name := range []string{"graph/overlay", "graph"} {
-			err := unix.Unmount(h.path(name), unix.MNT_DETACH)
+		for _, dir := range []string{filepath.Join(graph, "overlay"), graph} {
+			err := unix.Unmount(dir, unix.MNT_DETACH)
 			if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-				h.t.Errorf("unmount %s: %v", name, err)
+				h.t.Errorf("unmount %s: %v", dir, err)
 			}
+		}
+		if err := os.RemoveAll(run); err != nil {
+			h.t.Errorf("remove podman's run root: %v", err)
 		}
 	})
 	log := h.path("podman.log")
@@ -60,7 +69,7 @@ func startPodman(h *host) *env.Container {
 // ofContainerd is a container that containerd runs with runc.
 func ofContainerd() source {
 	return source{
-		name: "direct, of containerd", needs: []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc"},
+		name: "direct of containerd", needs: []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc"},
 		start: startContainerd,
 		export: func(h *host) []string {
 			return []string{"--runtime", "runc", "--runtime-root", h.path("runtime", "default")}
@@ -75,7 +84,11 @@ func startContainerd(h *host) *env.Container {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.t.Cleanup(func() { os.RemoveAll(run) })
+	h.t.Cleanup(func() {
+		if err := os.RemoveAll(run); err != nil {
+			h.t.Errorf("remove containerd's state: %v", err)
+		}
+	})
 	config, log := filepath.Join(run, "config.toml"), h.path("containerd.log")
 	text := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n[ttrpc]\naddress = %q\n",
 		h.path("containerd"), filepath.Join(run, "state"), filepath.Join(run, "sock"), filepath.Join(run, "ttrpc"))
@@ -107,7 +120,7 @@ func startContainerd(h *host) *env.Container {
 	h.copyRootfs(h.path("rootfs"))
 	out := h.path("ctr.log")
 	args := append(ctr[:len(ctr):len(ctr)], "run", "--detach", "--rootfs", "--runc-root", h.path("runtime"), "--log-uri", "file://"+out,
-		"--mount", "type=bind,src="+h.path("volume")+",dst=/vol,options=rbind:rw", "--mount", "type=tmpfs,src=tmpfs,dst=/cache,options=mode=1777",
+		"--mount", "type=bind,src="+h.path("volume")+",dst=/vol,options=rbind:rw", "--mount", "type=tmpfs,src=tmpfs,dst=/cache",
 		h.path("rootfs"), h.token)
 	command(h.t, append(args, workload()...)...)
 	h.t.Cleanup(func() {

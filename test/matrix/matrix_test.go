@@ -53,7 +53,15 @@ func row(t *testing.T, s source, table *table) {
 	running := s.start(h)
 	running.WaitTick(t, 5)
 	archive := h.path("container.tar.zst")
-	h.ok(append(append([]string{"export", "--base", h.base}, s.export(h)...), running.ID, archive)...)
+	args := append(append([]string{"export", "--base", h.base}, s.export(h)...), running.ID, archive)
+	if s.refused != "" {
+		for _, d := range destinations() {
+			*table.cell(s.name, d.name) = "no: cannot be dumped"
+		}
+		h.refused(s.refused, args...)
+		return
+	}
+	h.ok(args...)
 	running.WaitEnd(t)
 	for _, d := range destinations() {
 		cell := table.cell(s.name, d.name)
@@ -62,7 +70,8 @@ func row(t *testing.T, s source, table *table) {
 			env.Require(t, d.needs...)
 			reason, says := s.impossible(d)
 			if reason != "" {
-				newHost(t, d.needs...).refused(archive, d, says)
+				other := newHost(t, d.needs...)
+				other.refused(says, other.restoreArgs(archive, d, nil)...)
 				*cell = reason
 				return
 			}

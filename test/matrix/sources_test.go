@@ -12,6 +12,7 @@ type source struct {
 	start   func(h *host) *env.Container
 	export  func(h *host) []string
 	sandbox bool     // the images are those of runsc
+	refused string   // the words in which export refuses, where nothing can be dumped yet
 	maps    []string // bind mounts that the engine makes
 }
 
@@ -41,7 +42,7 @@ func sources() []source {
 		for _, engine := range []string{"direct", "runtime"} {
 			name := runtime + " checkpoint"
 			if engine == "direct" {
-				name = "direct, of " + runtime
+				name = "direct of " + runtime
 			}
 			rows = append(rows, source{
 				name: name, quick: runtime != "youki", needs: []string{runtime},
@@ -59,6 +60,7 @@ func sources() []source {
 func ofRunsc() source {
 	return source{
 		name: "runsc checkpoint", quick: true, needs: []string{"runsc"}, sandbox: true,
+		refused: "CRIU cannot dump the container",
 		start: func(h *host) *env.Container {
 			c := env.Run(h.t, "runsc", h.path("runtime"), h.token, h.bundle(env.BundleOptions{
 				NoCgroupMount: true, Args: workload("--status", "/vol/status"),
@@ -80,9 +82,9 @@ func (s source) impossible(d destination) (reason, says string) {
 	case s.sandbox:
 		return "", ""
 	case d.name == "runsc":
-		return "no: images of CRIU", "runsc cannot restore"
+		return "no: images of CRIU", "runsc: runtime cannot restore images of CRIU"
 	case d.name == "youki":
-		return "no: youki has no restore", "youki cannot restore"
+		return "no: youki has no restore", "youki: runtime cannot restore images of CRIU"
 	}
 	return "", ""
 }
