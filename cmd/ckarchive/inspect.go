@@ -28,7 +28,7 @@ type inspectCmd struct {
 
 // Help is the long help text.
 func (inspectCmd) Help() string {
-	return `Only metadata and small images are read, never the memory. Environments of processes are not shown.`
+	return `Only metadata and small images are read, never the memory; of a registry usually less than 1 MB is fetched. Environments of processes are not shown.`
 }
 
 // summary is what inspect shows. With --json it is the document.
@@ -53,7 +53,7 @@ func (c *inspectCmd) Run(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	src, err := a.openSource(ctx, loc, sourceOptions{Pull: c.Pull, Stream: true, Remote: c.remoteFlags})
+	src, err := a.openSource(ctx, loc, sourceOptions{Pull: c.Pull, Stream: true, Head: true, Remote: c.remoteFlags})
 	if err != nil {
 		return cause(ctx, fmt.Errorf("inspect %s: %w", c.Source, err))
 	}

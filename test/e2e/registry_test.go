@@ -130,6 +130,13 @@ func newSevered(t *testing.T, to string, limit int64) *severed {
 
 func (s *severed) host() string { return s.listener.Addr().String() }
 
+// rest is how many bytes may still go through.
+func (s *severed) rest() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.left
+}
+
 func (s *severed) serve() {
 	for {
 		in, err := s.listener.Accept()
