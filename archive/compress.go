@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/pgzip"
 )
@@ -114,9 +115,9 @@ func Sniff(b []byte) (Compression, error) {
 func Decompress(r io.Reader) (io.ReadCloser, Compression, error) { return decompress(r, false) }
 
 func decompress(r io.Reader, sequential bool) (io.ReadCloser, Compression, error) {
-	cores, blockBytes, blocks := min(4, runtime.GOMAXPROCS(0)), gunzipBlockBytes, gunzipBlocks
+	cores := min(4, runtime.GOMAXPROCS(0))
 	if sequential {
-		cores, blockBytes, blocks = 1, gunzipBlockBytes/gunzipBlocks, 1
+		cores = 1
 	}
 	br := bufio.NewReaderSize(&packedSource{r}, packedBufferBytes)
 	first, err := br.Peek(sniffBytes)
@@ -140,7 +141,7 @@ func decompress(r io.Reader, sequential bool) (io.ReadCloser, Compression, error
 		}
 		return &unpacked{r: z, close: func() error { z.Close(); return nil }, name: "zstd"}, c, nil
 	case Gzip:
-		z, err := pgzip.NewReaderN(br, blockBytes, blocks)
+		z, err := gunzip(br, sequential)
 		if err != nil {
 			return nil, "", unpackError("gzip", err)
 		}
@@ -149,6 +150,14 @@ func decompress(r io.Reader, sequential bool) (io.ReadCloser, Compression, error
 	default:
 		return &unpacked{r: br, close: func() error { return nil }, name: "tar"}, c, nil
 	}
+}
+
+// gunzip unpacks ahead on another core, or only what is asked for.
+func gunzip(r io.Reader, sequential bool) (io.ReadCloser, error) {
+	if sequential {
+		return gzip.NewReader(r)
+	}
+	return pgzip.NewReaderN(r, gunzipBlockBytes, gunzipBlocks)
 }
 
 // packedSource marks the errors of the compressed stream itself: a disk that

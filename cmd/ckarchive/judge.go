@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -242,13 +243,19 @@ func (r *restore) checkBase(context.Context) (string, error) {
 		return "that of the bundle " + r.bundle, nil
 	}
 	what := "the base root file system"
+	hint := "give a copy of it with --rootfs DIR, which is changed, or the pristine one with --base DIR, which is copied"
 	if b := r.meta.Base; b != nil && b.Image != "" {
 		what = fmt.Sprintf("the base image %q", b.Image)
+		switch id, other := runtime.StoredImage(runtime.Host{}, *b); {
+		case id != "":
+			hint = fmt.Sprintf(`Podman has it on this host: give it with --base "$(podman image mount %s)"`, id)
+		case other != "":
+			hint = fmt.Sprintf("the image of that name on this host is another one; fetch %s, and give its root file system with --base DIR", cmp.Or(b.Manifest, b.ImageID, b.Image))
+		}
 	} else if b != nil && b.Path != "" {
 		what = fmt.Sprintf("the base, %q on the dumping host,", b.Path)
 	}
-	return "", withHint(&environmentError{fmt.Errorf("%s is missing: the archive holds only what differs from it", what)},
-		"give a copy of it with --rootfs DIR, which is changed, or the pristine one with --base DIR, which is copied")
+	return "", withHint(&environmentError{fmt.Errorf("%s is missing: the archive holds only what differs from it", what)}, hint)
 }
 
 // checkSpace wants room for the unpacked archive and for the root file system beside it.

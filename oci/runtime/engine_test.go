@@ -105,6 +105,29 @@ func TestPodman(t *testing.T) {
 	}
 }
 
+func TestStoredImage(t *testing.T) {
+	h := newFakeHost(t)
+	h.storage("/var/lib/containers/storage", "containers.json")
+	const name = "host.test/base:1"
+	for _, tt := range []struct {
+		what      string
+		base      archive.Base
+		id, other string
+	}{
+		{"its ID", archive.Base{ImageID: "sha256:" + imageID}, imageID, ""},
+		{"its manifest", archive.Base{Manifest: manifest}, imageID, ""},
+		{"its layers under another ID", archive.Base{ImageID: "sha256:" + longID("1"), DiffIDs: []string{diffID}}, imageID, ""},
+		{"other layers under its ID and name", archive.Base{Image: name, ImageID: "sha256:" + imageID, DiffIDs: []string{"sha256:x"}}, "", imageID},
+		{"another image of that name", archive.Base{Image: name, ImageID: "sha256:" + longID("1")}, "", imageID},
+		{"an image that is not there", archive.Base{Image: "host.test/none:1", ImageID: "sha256:" + longID("1")}, "", ""},
+		{"no image", archive.Base{}, "", ""},
+	} {
+		if id, other := StoredImage(h.options().Host, tt.base); id != tt.id || other != tt.other {
+			t.Errorf("%s: %q, %q, want %q, %q", tt.what, id, other, tt.id, tt.other)
+		}
+	}
+}
+
 // TestPodmanTransient has the list of containers in the run root, which only a mount tells.
 func TestPodmanTransient(t *testing.T) {
 	h := newFakeHost(t)

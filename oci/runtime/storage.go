@@ -125,13 +125,42 @@ func (s *survey) storedImage(dirs []string, id, name string) *archive.Base {
 			if base.Image == "" && len(list[i].Names) > 0 {
 				base.Image = list[i].Names[0]
 			}
-			// A name with a colon is kept as base64.
-			config := "=" + base64.StdEncoding.EncodeToString([]byte(base.ImageID))
-			base.DiffIDs = diffIDs(filepath.Join(filepath.Dir(path), id, config))
+			base.DiffIDs = storedLayers(path, id)
 			return base
 		}
 	}
 	return base
+}
+
+// storedLayers are the layers of the image with the ID in the storage of images.json at path.
+func storedLayers(path, id string) []string {
+	// A name with a colon is kept as base64.
+	config := "=" + base64.StdEncoding.EncodeToString([]byte("sha256:"+id))
+	return diffIDs(filepath.Join(filepath.Dir(path), id, config))
+}
+
+// StoredImage tells whether the system's containers/storage, which Podman and CRI-O use, has the
+// image that base names, and gives its ID. Layers decide where base has them, since the same
+// layers may have several IDs; else the ID or the manifest's digest. other is an image of that name
+// which is not the same; id is empty then, or if there is none.
+func StoredImage(h Host, base archive.Base) (id, other string) {
+	for _, path := range glob(h.here().path("/var/lib/containers/storage"), "*-images/images.json") {
+		var list []storedImage
+		_ = readJSON(path, &list) // what cannot be read is not there
+		for _, i := range list {
+			same := "sha256:"+i.ID == base.ImageID || base.Manifest != "" && i.Digest == base.Manifest
+			if len(base.DiffIDs) > 0 {
+				same = slices.Equal(storedLayers(path, i.ID), base.DiffIDs)
+			}
+			if same {
+				return i.ID, ""
+			}
+			if slices.Contains(i.Names, base.Image) {
+				other = i.ID
+			}
+		}
+	}
+	return "", other
 }
 
 // diffIDs reads the layers of an image's configuration.
