@@ -19,8 +19,8 @@ var requiredMembers = []string{ConfigDump, SpecDump, Image(Inventory)} //nolint:
 // it. A wrong member is an [ErrRejected] at the Next that follows it, at the latest
 // in place of io.EOF.
 //
-// Archives of other engines have no ckarchive.json; of them only the presence
-// of the required members is checked, and Metadata stays nil.
+// Archives of other engines have no ckarchive.json, or one that lists no members; of them only the
+// presence of the required members is checked.
 type Verified struct {
 	src  Source
 	meta *Metadata
@@ -39,6 +39,9 @@ func NewVerified(src Source) *Verified {
 
 // Metadata is ckarchive.json once it has passed, else nil.
 func (v *Verified) Metadata() *Metadata { return v.meta }
+
+// Proven tells whether the archive has digests of its members, once ckarchive.json has passed.
+func (v *Verified) Proven() bool { return len(v.want) > 0 }
 
 // Next implements [Source].
 func (v *Verified) Next(ctx context.Context) (Entry, io.Reader, error) {
@@ -96,13 +99,13 @@ func (v *Verified) endCurrent(ctx context.Context) error {
 		return nil
 	}
 	v.seen[cur.name] = Member{Name: cur.name, Size: cur.n, SHA256: cur.sum()}
-	if v.meta != nil {
-		return v.judge(cur.name)
-	}
-	return nil
+	return v.judge(cur.name)
 }
 
 func (v *Verified) judge(name string) error {
+	if !v.Proven() {
+		return nil
+	}
 	want, ok := v.want[name]
 	got := v.seen[name]
 	switch {
@@ -191,7 +194,7 @@ func (b *besideHash) sum() string {
 type Report struct {
 	// Proven tells whether the archive carries digests of its members; one of another engine does not.
 	Proven   bool
-	Metadata *Metadata // nil unless Proven
+	Metadata *Metadata // nil if there is none
 	Summary
 }
 
@@ -202,7 +205,7 @@ func Verify(ctx context.Context, src Source, opts CopyOptions) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	return Report{Proven: v.meta != nil, Metadata: v.meta, Summary: sum}, nil
+	return Report{Proven: v.Proven(), Metadata: v.meta, Summary: sum}, nil
 }
 
 // Discard is a [Sink] that reads everything and keeps nothing.

@@ -1,0 +1,372 @@
+package foreign
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ckarchive/ckarchive/archive"
+)
+
+const (
+	// heldBytes is the length up to which a member is kept in memory from the first reading.
+	heldBytes = 1 << 20
+	// maxHeldBytes bounds all of them together. What does not fit is read again.
+	maxHeldBytes = 64 << 20
+)
+
+// OpenFunc gives the same checkpoint anew at each call.
+type OpenFunc func(ctx context.Context) (archive.Source, error)
+
+// Options adjust [Open].
+type Options struct {
+	// Annotations are those of the image that the checkpoint is in, if it is in one.
+	Annotations map[string]string
+	// Known is what is known from elsewhere.
+	Known Known
+	// Digests lets ckarchive.json list the members with their digests, so that what is written
+	// can be proved later. Without it the metadata says nothing of them.
+	Digests bool
+}
+
+// Source is a foreign checkpoint in the archive's order.
+type Source struct {
+	open    OpenFunc
+	meta    *archive.Metadata
+	members []member
+	next    int
+	stream  archive.Source // at place, or nil
+	place   int
+	err     error
+}
+
+var _ archive.Source = (*Source)(nil)
+
+// member is one entry of a checkpoint.
+type member struct {
+	entry archive.Entry
+	place int    // in the order in which it is stored; -1 if it is not stored
+	held  []byte // its content, unless it is to be read again
+	kept  bool   // held is the content
+	sum   string // its SHA-256 in hex, with Options.Digests
+}
+
+// Open reads what open gives once to its end, unless it is one of ckarchive's own, and gives it as
+// a [Source] that reads larger members again. The caller closes the source.
+func Open(ctx context.Context, open OpenFunc, opts Options) (archive.Source, error) {
+	src, err := open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	head, rest, err := archive.Peek(ctx, src)
+	if err != nil {
+		return nil, errors.Join(err, src.Close())
+	}
+	if _, own := head[archive.MetadataFile]; own {
+		return rest, nil
+	}
+	s := &Source{open: open}
+	err = s.scan(ctx, rest, opts)
+	if err := errors.Join(err, rest.Close()); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Metadata is what is known of the checkpoint.
+func (s *Source) Metadata() *archive.Metadata { return s.meta }
+
+// scan lists the members and keeps the small ones.
+func (s *Source) scan(ctx context.Context, src archive.Source, opts Options) error {
+	left := int64(maxHeldBytes)
+	for place := 0; ; place++ {
+		e, r, err := src.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return explain(err)
+		}
+		if e.Name, err = rename(e); err != nil {
+			return err
+		}
+		m := member{entry: e, place: place}
+		if e.Kind == archive.KindDir {
+			s.members = append(s.members, m)
+			continue
+		}
+		if err := m.read(ctx, r, min(heldBytes, left), opts.Digests); err != nil {
+			return &archive.EntryError{Op: "read", Name: e.Name, Err: err}
+		}
+		left -= int64(len(m.held))
+		s.members = append(s.members, m)
+	}
+	return s.arrange(opts)
+}
+
+// read takes the content of a member once: its length, its digest, and all of it up to limit bytes.
+func (m *member) read(ctx context.Context, r io.Reader, limit int64, digest bool) error {
+	// A metadata member is always held: it is what the checkpoint is known by.
+	if isHead(m.entry.Name) {
+		limit = archive.MaxJSONBytes
+	}
+	content := bytes.NewBuffer(nil)
+	hash := sha256.New()
+	w := []io.Writer{}
+	if m.entry.Size <= limit {
+		w = append(w, content)
+	}
+	if digest {
+		w = append(w, hash)
+	}
+	n, err := io.Copy(io.MultiWriter(append(w, io.Discard)...), &contextReader{ctx, r})
+	if err != nil {
+		return err
+	}
+	if m.entry.Size != archive.SizeUnknown && n != m.entry.Size {
+		return fmt.Errorf("%d bytes where %d were announced: %w", n, m.entry.Size, io.ErrUnexpectedEOF)
+	}
+	m.kept = m.entry.Size <= limit && n <= limit
+	m.entry.Size = n
+	if m.kept {
+		m.held = content.Bytes()
+	}
+	if digest {
+		m.sum = hex.EncodeToString(hash.Sum(nil))
+	}
+	return nil
+}
+
+// contextReader stops at the end of a context.
+type contextReader struct {
+	ctx context.Context //nolint:containedctx // it lives for one copy
+	r   io.Reader
+}
+
+func (c *contextReader) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.r.Read(p)
+}
+
+// arrange makes the metadata and brings the members into the archive's order.
+func (s *Source) arrange(opts Options) error {
+	files := map[string][]byte{}
+	for _, m := range s.members {
+		if m.kept {
+			files[m.entry.Name] = m.held
+		}
+	}
+	if _, own := files[archive.MetadataFile]; own {
+		meta, err := archive.ParseMetadata(files[archive.MetadataFile])
+		if err != nil {
+			return err
+		}
+		s.meta = meta
+		s.sort(time.Time{})
+		return nil
+	}
+	if err := s.check(); err != nil {
+		return err
+	}
+	meta, err := s.complete(files, opts)
+	if err != nil {
+		return err
+	}
+	for _, m := range s.members {
+		if archive.IsPages(m.entry.Name) {
+			meta.Container.MemoryBytes += m.entry.Size
+		}
+		if opts.Digests && m.entry.Kind == archive.KindFile {
+			meta.Members = append(meta.Members, archive.Member{Name: m.entry.Name, Size: m.entry.Size, SHA256: m.sum})
+		}
+	}
+	slices.SortFunc(meta.Members, func(a, b archive.Member) int { return compare(a.Name, b.Name) })
+	raw, err := meta.Marshal()
+	if err != nil {
+		return err
+	}
+	s.meta = meta
+	s.add(archive.MetadataFile, raw)
+	s.sort(meta.Created)
+	return nil
+}
+
+// complete gives what is known of the checkpoint. Of bare images it makes the members without
+// which nothing restores.
+func (s *Source) complete(files map[string][]byte, opts Options) (*archive.Metadata, error) {
+	if files[archive.SpecDump] == nil && opts.Known.Spec != nil {
+		files[archive.SpecDump] = opts.Known.Spec
+		s.add(archive.SpecDump, opts.Known.Spec)
+	}
+	if files[archive.SpecDump] == nil {
+		return nil, ErrBare
+	}
+	m, err := Facts(files, opts.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	opts.Known.fill(m)
+	for _, f := range s.members {
+		// CRIU writes it while the processes are frozen.
+		if m.Created.IsZero() && f.entry.Name == archive.Image(archive.Inventory) {
+			m.Created = f.entry.ModTime.UTC()
+		}
+	}
+	if files[archive.ConfigDump] == nil {
+		raw, err := minimalConfig(m)
+		if err != nil {
+			return nil, err
+		}
+		s.add(archive.ConfigDump, raw)
+	}
+	return m, nil
+}
+
+// add adds a member that is not stored.
+func (s *Source) add(name string, content []byte) {
+	sum := sha256.Sum256(content)
+	s.members = append(s.members, member{
+		entry: archive.Entry{Name: name, Size: int64(len(content)), Mode: memberMode},
+		place: -1, held: content, kept: true, sum: hex.EncodeToString(sum[:]),
+	})
+}
+
+const memberMode = 0o600
+
+// check tells what is no checkpoint.
+func (s *Source) check() error {
+	images, predump := false, false
+	for _, m := range s.members {
+		images = images || m.entry.Name == archive.Image(archive.Inventory)
+		predump = predump || strings.HasPrefix(m.entry.Name, preCheckpointDir+"/")
+	}
+	switch {
+	case images:
+		return nil
+	case predump:
+		return fmt.Errorf("%w: a pre-checkpoint holds memory and no processes: only together with the checkpoint that followed can it be restored", archive.ErrNotArchive)
+	}
+	return fmt.Errorf("%w: it has no %s", archive.ErrNotArchive, archive.Image(archive.Inventory))
+}
+
+// preCheckpointDir is where Podman puts the images of --pre-checkpoint.
+const preCheckpointDir = "pre-checkpoint"
+
+func (s *Source) sort(created time.Time) {
+	slices.SortStableFunc(s.members, func(a, b member) int { return compare(a.entry.Name, b.entry.Name) })
+	for i := range s.members {
+		if !created.IsZero() {
+			s.members[i].entry.ModTime = created
+		}
+	}
+}
+
+func compare(a, b string) int {
+	switch {
+	case archive.Less(a, b):
+		return -1
+	case archive.Less(b, a):
+		return 1
+	}
+	return 0
+}
+
+// explain says of the one link that engines leave in a checkpoint what it means.
+func explain(err error) error {
+	var entry *archive.EntryError
+	if errors.As(err, &entry) && entry.Name == archive.Image("parent") {
+		return fmt.Errorf("it was dumped on top of an earlier one, which is not in it: %w", err)
+	}
+	return err
+}
+
+// Next implements [archive.Source].
+func (s *Source) Next(ctx context.Context) (archive.Entry, io.Reader, error) {
+	if ctx.Err() != nil {
+		return archive.Entry{}, nil, context.Cause(ctx)
+	}
+	if s.err != nil {
+		return archive.Entry{}, nil, s.err
+	}
+	if s.next == len(s.members) {
+		return archive.Entry{}, nil, io.EOF
+	}
+	m := s.members[s.next]
+	s.next++
+	switch {
+	case m.entry.Kind == archive.KindDir:
+		return m.entry, nil, nil
+	case m.kept:
+		return m.entry, bytes.NewReader(m.held), nil
+	}
+	r, err := s.seek(ctx, m)
+	if err != nil {
+		s.err = err
+		return archive.Entry{}, nil, err
+	}
+	return m.entry, r, nil
+}
+
+// seek reads on to where a member is stored, from the beginning if that was passed.
+func (s *Source) seek(ctx context.Context, m member) (io.Reader, error) {
+	if s.stream == nil || s.place > m.place {
+		if err := s.closeStream(); err != nil {
+			return nil, err
+		}
+		stream, err := s.open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.stream, s.place = stream, 0
+	}
+	for {
+		e, r, err := s.stream.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			err = errChanged
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.place++
+		if s.place <= m.place {
+			continue
+		}
+		if name, err := rename(e); err != nil || name != m.entry.Name || e.Size != m.entry.Size && e.Size != archive.SizeUnknown {
+			return nil, &archive.EntryError{Op: "read", Name: m.entry.Name, Err: errChanged}
+		}
+		return r, nil
+	}
+}
+
+var errChanged = errors.New("the checkpoint changed while it was read")
+
+func (s *Source) closeStream() error {
+	if s.stream == nil {
+		return nil
+	}
+	err := s.stream.Close()
+	s.stream = nil
+	return err
+}
+
+// Close implements [archive.Source].
+func (s *Source) Close() error {
+	if s.err == nil {
+		s.err = errClosed
+	}
+	return s.closeStream()
+}
+
+// ErrBare marks images of CRIU with nothing that says of what container they are.
+var ErrBare = errors.New("these are bare images: the container's runtime configuration is not among them")
+
+var errClosed = errors.New("already closed")
