@@ -14,6 +14,7 @@ import (
 // The bytes of a tar header that framing looks at (POSIX.1-1988 ustar).
 const (
 	tarBlock      = 512
+	tarNameLen    = 100
 	tarSizeOffset = 124
 	tarSizeLen    = 12
 	tarSumOffset  = 148
@@ -163,7 +164,8 @@ func (f *framing) endHeader() error {
 		f.nextSize, f.extensions = -1, f.extensions[:0]
 		f.skip = padded(size)
 	default:
-		return rejectf("entry of type %q: only regular files and directories are allowed", flag)
+		name, _, _ := bytes.Cut(f.header[:tarNameLen], []byte{0})
+		return rejectEntry(string(name), "type %q: only regular files and directories are allowed", flag)
 	}
 	return nil
 }

@@ -34,9 +34,9 @@ type configDump struct {
 	RootfsImageID string `json:"rootfsImageID"`
 }
 
-// Facts gives what the metadata members of another engine's checkpoint and the annotations of its
-// image say. What they do not say stays empty.
-func Facts(members map[string][]byte, annotations map[string]string) (*archive.Metadata, error) {
+// Facts gives what the metadata members of another engine's checkpoint say. What they do not say
+// stays empty.
+func Facts(members map[string][]byte) (*archive.Metadata, error) {
 	m := &archive.Metadata{FormatVersion: archive.FormatVersion, Format: archive.FormatCRIU, Members: []archive.Member{}}
 	config, spec := configDump{}, specs.Spec{}
 	if raw, ok := members[archive.ConfigDump]; ok {
@@ -59,7 +59,6 @@ func Facts(members map[string][]byte, annotations map[string]string) (*archive.M
 	m.Tool = m.Container.Engine
 	fromLog(m, members[archive.DumpLog])
 	fromImages(m, members)
-	fromAnnotations(m, annotations)
 	return m, nil
 }
 
@@ -70,9 +69,15 @@ type Known struct {
 	Engine   string // who managed it
 	Runtime  string
 	Base     archive.Base // its image; field by field
+	// Annotations are those of the image that it is in. They fill what nobody else says.
+	Annotations map[string]string
 	// Spec is the OCI runtime configuration, for checkpoints without one.
 	Spec []byte
 }
+
+// Told is the optional ability of an [archive.Source] to say what is known of its checkpoint beside
+// its members.
+type Told interface{ Known() Known }
 
 func (k *Known) fill(m *archive.Metadata) {
 	b := archive.Base{}
@@ -101,6 +106,7 @@ func (k *Known) fill(m *archive.Metadata) {
 	if m.Tool == "" {
 		m.Tool = m.Container.Engine
 	}
+	fromAnnotations(m, k.Annotations)
 }
 
 // minimalConfig is a config.dump with what is known and no more.

@@ -8,9 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/ckarchive/ckarchive/archive"
 )
@@ -27,9 +24,7 @@ type OpenFunc func(ctx context.Context) (archive.Source, error)
 
 // Options adjust [Open].
 type Options struct {
-	// Annotations are those of the image that the checkpoint is in, if it is in one.
-	Annotations map[string]string
-	// Known is what is known from elsewhere.
+	// Known is what an operator says of the checkpoint.
 	Known Known
 	// Digests lets ckarchive.json list the members with their digests, so that what is written
 	// can be proved later. Without it the metadata says nothing of them.
@@ -39,6 +34,7 @@ type Options struct {
 // Source is a foreign checkpoint in the archive's order.
 type Source struct {
 	open    OpenFunc
+	known   []Known // the later ones go before the others
 	meta    *archive.Metadata
 	members []member
 	next    int
@@ -72,7 +68,10 @@ func Open(ctx context.Context, open OpenFunc, opts Options) (archive.Source, err
 	if _, own := head[archive.MetadataFile]; own {
 		return rest, nil
 	}
-	s := &Source{open: open}
+	s := &Source{open: open, known: []Known{opts.Known}}
+	if told, ok := src.(Told); ok {
+		s.known = []Known{told.Known(), opts.Known}
+	}
 	err = s.scan(ctx, rest, opts)
 	if err := errors.Join(err, rest.Close()); err != nil {
 		return nil, err
@@ -117,6 +116,9 @@ func (m *member) read(ctx context.Context, r io.Reader, limit int64, digest bool
 	if isHead(m.entry.Name) {
 		limit = archive.MaxJSONBytes
 	}
+	if m.entry.Size > limit && !digest {
+		return nil // read when it is wanted
+	}
 	content := bytes.NewBuffer(nil)
 	hash := sha256.New()
 	w := []io.Writer{}
@@ -157,129 +159,6 @@ func (c *contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// arrange makes the metadata and brings the members into the archive's order.
-func (s *Source) arrange(opts Options) error {
-	files := map[string][]byte{}
-	for _, m := range s.members {
-		if m.kept {
-			files[m.entry.Name] = m.held
-		}
-	}
-	if _, own := files[archive.MetadataFile]; own {
-		meta, err := archive.ParseMetadata(files[archive.MetadataFile])
-		if err != nil {
-			return err
-		}
-		s.meta = meta
-		s.sort(time.Time{})
-		return nil
-	}
-	if err := s.check(); err != nil {
-		return err
-	}
-	meta, err := s.complete(files, opts)
-	if err != nil {
-		return err
-	}
-	for _, m := range s.members {
-		if archive.IsPages(m.entry.Name) {
-			meta.Container.MemoryBytes += m.entry.Size
-		}
-		if opts.Digests && m.entry.Kind == archive.KindFile {
-			meta.Members = append(meta.Members, archive.Member{Name: m.entry.Name, Size: m.entry.Size, SHA256: m.sum})
-		}
-	}
-	slices.SortFunc(meta.Members, func(a, b archive.Member) int { return compare(a.Name, b.Name) })
-	raw, err := meta.Marshal()
-	if err != nil {
-		return err
-	}
-	s.meta = meta
-	s.add(archive.MetadataFile, raw)
-	s.sort(meta.Created)
-	return nil
-}
-
-// complete gives what is known of the checkpoint. Of bare images it makes the members without
-// which nothing restores.
-func (s *Source) complete(files map[string][]byte, opts Options) (*archive.Metadata, error) {
-	if files[archive.SpecDump] == nil && opts.Known.Spec != nil {
-		files[archive.SpecDump] = opts.Known.Spec
-		s.add(archive.SpecDump, opts.Known.Spec)
-	}
-	if files[archive.SpecDump] == nil {
-		return nil, ErrBare
-	}
-	m, err := Facts(files, opts.Annotations)
-	if err != nil {
-		return nil, err
-	}
-	opts.Known.fill(m)
-	for _, f := range s.members {
-		// CRIU writes it while the processes are frozen.
-		if m.Created.IsZero() && f.entry.Name == archive.Image(archive.Inventory) {
-			m.Created = f.entry.ModTime.UTC()
-		}
-	}
-	if files[archive.ConfigDump] == nil {
-		raw, err := minimalConfig(m)
-		if err != nil {
-			return nil, err
-		}
-		s.add(archive.ConfigDump, raw)
-	}
-	return m, nil
-}
-
-// add adds a member that is not stored.
-func (s *Source) add(name string, content []byte) {
-	sum := sha256.Sum256(content)
-	s.members = append(s.members, member{
-		entry: archive.Entry{Name: name, Size: int64(len(content)), Mode: memberMode},
-		place: -1, held: content, kept: true, sum: hex.EncodeToString(sum[:]),
-	})
-}
-
-const memberMode = 0o600
-
-// check tells what is no checkpoint.
-func (s *Source) check() error {
-	images, predump := false, false
-	for _, m := range s.members {
-		images = images || m.entry.Name == archive.Image(archive.Inventory)
-		predump = predump || strings.HasPrefix(m.entry.Name, preCheckpointDir+"/")
-	}
-	switch {
-	case images:
-		return nil
-	case predump:
-		return fmt.Errorf("%w: a pre-checkpoint holds memory and no processes: only together with the checkpoint that followed can it be restored", archive.ErrNotArchive)
-	}
-	return fmt.Errorf("%w: it has no %s", archive.ErrNotArchive, archive.Image(archive.Inventory))
-}
-
-// preCheckpointDir is where Podman puts the images of --pre-checkpoint.
-const preCheckpointDir = "pre-checkpoint"
-
-func (s *Source) sort(created time.Time) {
-	slices.SortStableFunc(s.members, func(a, b member) int { return compare(a.entry.Name, b.entry.Name) })
-	for i := range s.members {
-		if !created.IsZero() {
-			s.members[i].entry.ModTime = created
-		}
-	}
-}
-
-func compare(a, b string) int {
-	switch {
-	case archive.Less(a, b):
-		return -1
-	case archive.Less(b, a):
-		return 1
-	}
-	return 0
-}
-
 // explain says of the one link that engines leave in a checkpoint what it means.
 func explain(err error) error {
 	var entry *archive.EntryError
@@ -308,12 +187,29 @@ func (s *Source) Next(ctx context.Context) (archive.Entry, io.Reader, error) {
 	case m.kept:
 		return m.entry, bytes.NewReader(m.held), nil
 	}
-	r, err := s.seek(ctx, m)
-	if err != nil {
-		s.err = err
-		return archive.Entry{}, nil, err
+	return m.entry, &storedReader{ctx: ctx, source: s, member: m}, nil
+}
+
+// storedReader finds its member when it is first read: who only wants the names pays for no
+// second reading.
+type storedReader struct {
+	ctx    context.Context //nolint:containedctx // that of Next, as for every reader of a source
+	source *Source
+	member member
+	r      io.Reader
+}
+
+// Read implements [io.Reader].
+func (r *storedReader) Read(p []byte) (int, error) {
+	if r.r == nil {
+		found, err := r.source.seek(r.ctx, r.member)
+		if err != nil {
+			r.source.err = err
+			return 0, err
+		}
+		r.r = found
 	}
-	return m.entry, r, nil
+	return r.r.Read(p)
 }
 
 // seek reads on to where a member is stored, from the beginning if that was passed.

@@ -163,7 +163,7 @@ func wanted(head map[string][]byte) (needed, useful []string) {
 		useful = append(useful, archive.Image(criu.FilesImage)) // for the ports that it listens on
 	}
 	meta, err := archive.ParseMetadata(head[archive.MetadataFile])
-	if err != nil {
+	if err != nil || len(meta.Members) == 0 {
 		return useful[:4:4], append(useful, archive.Image("core-1.img"))
 	}
 	for _, name := range useful {

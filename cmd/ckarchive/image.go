@@ -90,7 +90,7 @@ func (a *app) copyVerified(ctx context.Context, out *sink, src archive.Source, t
 
 // toImage writes a checkpoint into store as an image without a name.
 func (a *app) toImage(ctx context.Context, store *registry.Store, src location, c archive.Compression) (_ ocispec.Descriptor, err error) {
-	in, err := a.openSource(ctx, src, sourceOptions{})
+	in, err := a.openSource(ctx, src, sourceOptions{Digests: true})
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -115,14 +115,14 @@ func peekNamed(ctx context.Context, src archive.Source, name string) (map[string
 
 // nameFromHead makes a name for the local store of the container's.
 func nameFromHead(head map[string][]byte) string {
-	var config struct {
-		Name string `json:"name"`
-		ID   string `json:"id"`
-	}
+	var config configDump
 	if err := archive.DecodeJSON(archive.ConfigDump, head[archive.ConfigDump], &config); err != nil {
 		return ""
 	}
 	name := config.Name
+	if m, err := archive.ParseMetadata(head[archive.MetadataFile]); err == nil && m.Container.Name != "" {
+		name = m.Container.Name
+	}
 	if name == "" {
 		name = config.ID
 	}

@@ -10,9 +10,16 @@ import (
 
 // importCmd brings an archive into the local store.
 type importCmd struct {
-	Source   string `arg:"" name:"src" help:"The checkpoint: a file, -, oci:DIR[:TAG] or oci-archive:FILE[:TAG]."`
-	Name     string `arg:"" optional:"" help:"Its name in the store; by default that of the container."`
+	Source string `arg:"" name:"src" help:"The checkpoint, of any engine: a file, a directory, -, oci:DIR[:TAG] or oci-archive:FILE[:TAG]."`
+	Name   string `arg:"" optional:"" help:"Its name in the store; by default that of the container."`
+	knownFlags
+	Bundle   string `help:"Bundle of the container, for images that come without its configuration." type:"path" placeholder:"DIR"`
 	Compress string `help:"zstd, gzip or none." default:"zstd" placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
+}
+
+// Help is the long help text.
+func (importCmd) Help() string {
+	return `Archives and images of Podman, CRI-O, the kubelet and containerd are recognised by their content, and so are the image directories of runc, crun, youki and Docker. What such a checkpoint does not say is said with a flag, and never made up. In the store its members have digests.`
 }
 
 // Run implements the command.
@@ -28,7 +35,11 @@ func (c *importCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return &usageError{err: err}
 	}
-	in, err := a.openSource(ctx, src, sourceOptions{})
+	known, err := c.known(c.Bundle)
+	if err != nil {
+		return fmt.Errorf("import %s: %w", c.Source, err)
+	}
+	in, err := a.openSource(ctx, src, sourceOptions{Known: known, Digests: true})
 	if err != nil {
 		return fmt.Errorf("import %s: %w", c.Source, err)
 	}

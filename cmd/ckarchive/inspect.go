@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -76,19 +77,23 @@ func (c *inspectCmd) Run(ctx context.Context, a *app) (err error) {
 // read takes the metadata and, for a tree, CRIU's small images off the stream.
 func (c *inspectCmd) read(ctx context.Context, src archive.Source, tree bool) (*summary, error) {
 	s := &summary{Source: c.Source}
-	haveMetadata := false
+	head, src, err := archive.Peek(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	meta, err := archive.ParseMetadata(head[archive.MetadataFile])
+	listed := err == nil && len(meta.Members) > 0
 	files, err := archive.Collect(ctx, src, archive.CollectOptions{
 		Want: func(e archive.Entry) bool {
-			haveMetadata = haveMetadata || e.Name == archive.MetadataFile
 			switch e.Name {
 			case archive.ConfigDump, archive.SpecDump, archive.MetadataFile:
 				return true
 			}
 			return tree && isSmallImage(e)
 		},
-		// Behind the first pages there is nothing for us in an archive that has ckarchive.json.
+		// Behind the first pages there is nothing for us in an archive whose ckarchive.json lists all.
 		Stop: func(e archive.Entry) bool {
-			return haveMetadata && (archive.IsPages(e.Name) || !tree && strings.HasPrefix(e.Name, archive.CheckpointDir+"/"))
+			return listed && (archive.IsPages(e.Name) || !tree && strings.HasPrefix(e.Name, archive.CheckpointDir+"/"))
 		},
 		OnEntry: func(e archive.Entry) {
 			if e.Kind == archive.KindFile {
@@ -147,8 +152,11 @@ func (s *summary) fill(files map[string][]byte) error {
 	if err != nil {
 		return err
 	}
-	s.Metadata, s.Proven = m, true
+	s.Metadata, s.Proven = m, len(m.Members) > 0
 	s.ID, s.Runtime, s.Engine, s.Created = m.Container.ID, m.Container.Runtime.Name, m.Container.Engine, m.Created
+	if !s.Proven {
+		return nil
+	}
 	s.Members, s.Bytes = len(m.Members), 0
 	for _, member := range m.Members {
 		s.Bytes += member.Size
@@ -169,7 +177,8 @@ func (s *summary) rows() [][2]string {
 	}
 	if m := s.Metadata; m != nil {
 		rows = append(rows, metadataRows(m)...)
-	} else {
+	}
+	if !s.Proven {
 		rows = append(rows, [2]string{"digests", "none: made by another tool"})
 	}
 	kept := rows[:0]
@@ -188,6 +197,25 @@ func showTime(t time.Time) string {
 	return t.Format(time.RFC3339)
 }
 
+// showCount is empty for what is not known.
+func showCount(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+// showHost names what is known of the host.
+func showHost(h archive.Host) string {
+	known := []string{}
+	for _, word := range [][2]string{{"", h.Architecture}, {"Linux ", h.Kernel}, {"cgroups ", h.CgroupVersion}} {
+		if word[1] != "" {
+			known = append(known, word[0]+word[1])
+		}
+	}
+	return strings.Join(known, ", ")
+}
+
 func metadataRows(m *archive.Metadata) [][2]string {
 	options := []string{}
 	for flag, value := range m.Options {
@@ -197,9 +225,9 @@ func metadataRows(m *archive.Metadata) [][2]string {
 	}
 	rows := [][2]string{
 		{"memory", units.BytesSize(float64(m.Container.MemoryBytes))},
-		{"processes", fmt.Sprint(m.Container.Processes)},
-		{"generation", fmt.Sprint(m.Container.Generation)},
-		{"host", fmt.Sprintf("%s, Linux %s, cgroups %s", m.Host.Architecture, m.Host.Kernel, m.Host.CgroupVersion)},
+		{"processes", showCount(m.Container.Processes)},
+		{"generation", showCount(m.Container.Generation)},
+		{"host", showHost(m.Host)},
 		{"cpu", m.Host.CPU},
 		{"criu", m.CRIU},
 		{"options", strings.Join(options, " ")},

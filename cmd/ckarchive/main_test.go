@@ -24,6 +24,13 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("CKARCHIVE_ROOT", filepath.Join(e.WorkDir, "root"))
 			e.Setenv("CKARCHIVE_RUN", filepath.Join(e.WorkDir, "run"))
+			for name, data := range map[string]string{"FOREIGN": "../../archive/foreign/testdata", "CTR": "../../oci/artifact/testdata/ctr-checkpoint.tar"} {
+				path, err := filepath.Abs(data)
+				if err != nil {
+					return err
+				}
+				e.Setenv(name, path)
+			}
 			e.Setenv("TMPDIR", filepath.Join(e.WorkDir, "tmp"))
 			return os.Mkdir(filepath.Join(e.WorkDir, "tmp"), 0o700)
 		},

@@ -65,7 +65,7 @@ func (r *restore) unpack(ctx context.Context, p *progress, dir string) (err erro
 	if _, err := archive.Copy(ctx, dst, src, archive.CopyOptions{OnBytes: t.add}); err != nil {
 		return fmt.Errorf("read %s: %w", r.cmd.Source, err)
 	}
-	if src.Metadata() == nil {
+	if !src.Proven() {
 		r.app.warn("%s carries no digests of its members: it could not be proved", r.cmd.Source)
 	}
 	if err := dst.Commit(ctx); err != nil {

@@ -11,6 +11,7 @@ import (
 	"oras.land/oras-go/v2"
 
 	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/foreign"
 	"github.com/ckarchive/ckarchive/oci/artifact"
 	"github.com/ckarchive/ckarchive/registry"
 )
@@ -41,16 +42,36 @@ type sourceOptions struct {
 	Stream bool
 	// Head says that only the beginning is wanted, without proof: of a registry little more than that
 	// is fetched.
-	Head   bool
-	Remote remoteFlags
+	Head bool
+	// Known is what the command line says of a checkpoint of another engine.
+	Known foreign.Known
+	// Digests lets such a checkpoint have digests of its members, so that what is written of
+	// it can be proved later.
+	Digests bool
+	Remote  remoteFlags
 }
 
-// openSource opens any SRC. A name is looked for in the local store and, as opts say, fetched
-// into it.
+// openSource opens any SRC, of whichever engine. A name is looked for in the local store and, as
+// opts say, fetched into it.
 func (a *app) openSource(ctx context.Context, src location, opts sourceOptions) (archive.Source, error) {
+	told := foreign.Options{Known: opts.Known, Digests: opts.Digests}
+	if src.kind == locationStream {
+		return a.openStream(ctx, told)
+	}
+	src, err := recognise(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	in, err := foreign.Open(ctx, func(ctx context.Context) (archive.Source, error) { return a.openOnce(ctx, src, opts) }, told)
+	if errors.Is(err, foreign.ErrBare) {
+		err = &usageError{err: err, hint: "name the container's bundle, or its config.json: ckarchive import has --bundle DIR and --spec FILE"}
+	}
+	return in, err
+}
+
+// openOnce opens a SRC as it is.
+func (a *app) openOnce(ctx context.Context, src location, opts sourceOptions) (archive.Source, error) {
 	switch src.kind {
-	case locationStream:
-		return archive.NewReader(a.stdin, archive.ReaderOptions{})
 	case locationFile:
 		if info, err := os.Stat(src.path); err == nil && info.IsDir() {
 			return archive.OpenDir(src.path, archive.DirOptions{})
@@ -139,8 +160,13 @@ func openImage(ctx context.Context, from oras.ReadOnlyTarget, name string, head 
 		return nil, err
 	}
 	image, err := artifact.Open(ctx, from, desc)
-	if err != nil || !head {
-		return image, err
+	switch {
+	case errors.Is(err, artifact.ErrContainerd):
+		return artifact.OpenContainerd(ctx, from, desc)
+	case err != nil:
+		return nil, err
+	case !head:
+		return image, nil
 	}
 	return image.Head(ctx)
 }
@@ -162,6 +188,14 @@ func openHeld(ctx context.Context, store *registry.Store, name string, head bool
 type ownedSource struct {
 	archive.Source
 	owner io.Closer
+}
+
+// Known implements [foreign.Told].
+func (s *ownedSource) Known() foreign.Known {
+	if told, ok := s.Source.(foreign.Told); ok {
+		return told.Known()
+	}
+	return foreign.Known{}
 }
 
 func (s *ownedSource) Close() error {

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/foreign"
 )
 
 // How much is fetched at a time. Whoever reads on gets more at once, whoever jumps gets little.
@@ -57,7 +58,13 @@ type head struct {
 	source archive.Source // nil if it could not be begun
 }
 
-var _ archive.Source = (*head)(nil)
+var (
+	_ archive.Source = (*head)(nil)
+	_ foreign.Told   = (*head)(nil)
+)
+
+// Known implements [foreign.Told].
+func (h *head) Known() foreign.Known { return h.image.Known() }
 
 // Next implements [archive.Source].
 func (h *head) Next(ctx context.Context) (archive.Entry, io.Reader, error) { return h.source.Next(ctx) }

@@ -76,6 +76,18 @@ func (i *Image) resolve(ctx context.Context, desc ocispec.Descriptor, depth int)
 	if depth == maxIndexDepth {
 		return rejectf("indexes nest deeper than %d", maxIndexDepth)
 	}
+	if isContainerd(&index) {
+		return fmt.Errorf("index %s: %w", desc.Digest, ErrContainerd)
+	}
+	next, err := fitting(&index)
+	if err != nil {
+		return fmt.Errorf("index %s: %w", desc.Digest, err)
+	}
+	return i.resolve(ctx, next, depth+1)
+}
+
+// fitting is the one manifest of an index that is for this machine.
+func fitting(index *ocispec.Index) (ocispec.Descriptor, error) {
 	var fitting []ocispec.Descriptor
 	for _, d := range index.Manifests {
 		isManifest := d.MediaType == ocispec.MediaTypeImageManifest || d.MediaType == ocispec.MediaTypeImageIndex
@@ -84,9 +96,9 @@ func (i *Image) resolve(ctx context.Context, desc ocispec.Descriptor, depth int)
 		}
 	}
 	if len(fitting) != 1 {
-		return rejectf("index %s lists %d manifests for linux/%s: name one by its digest", desc.Digest, len(fitting), runtime.GOARCH)
+		return ocispec.Descriptor{}, rejectf("it lists %d manifests for linux/%s: name one by its digest", len(fitting), runtime.GOARCH)
 	}
-	return i.resolve(ctx, fitting[0], depth+1)
+	return fitting[0], nil
 }
 
 // check looks whether the manifest is a checkpoint of the one shape, and reads its config.

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/foreign"
+)
+
+// knownFlags say of a checkpoint of another engine what is not in it.
+type knownFlags struct {
+	ContainerName string `help:"Name of the container, if the checkpoint does not say it or to give it another." placeholder:"NAME"`
+	ContainerID   string `name:"container-id" help:"ID of the container, likewise." placeholder:"ID"`
+	BaseImage     string `help:"Name of the image that the container was made from, likewise." placeholder:"NAME"`
+	BaseID        string `name:"base-id" help:"ID of that image: the digest of its config." placeholder:"DIGEST"`
+	Spec          string `help:"The container's OCI runtime configuration, for images that come without one." type:"path" placeholder:"FILE"`
+}
+
+// known reads what the flags name. bundle is the container's, and may be empty.
+func (f *knownFlags) known(bundle string) (foreign.Known, error) {
+	k := foreign.Known{ID: f.ContainerID, Name: f.ContainerName, Base: archive.Base{Image: f.BaseImage, ImageID: f.BaseID}}
+	file := f.Spec
+	switch {
+	case file != "" && bundle != "":
+		return k, usagef("--spec and --bundle exclude each other: a bundle holds the configuration")
+	case bundle != "":
+		file = filepath.Join(bundle, "config.json")
+	case file == "":
+		return k, nil
+	}
+	var err error
+	if k.Spec, err = os.ReadFile(file); errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("runtime configuration %q: %w", file, archive.ErrNotFound)
+	}
+	return k, err
+}
+
+// recognise finds an OCI layout behind a plain path, by its content.
+func recognise(ctx context.Context, src location) (location, error) {
+	if src.kind != locationFile {
+		return src, nil
+	}
+	info, err := os.Stat(src.path)
+	switch {
+	case err != nil:
+		return src, nil //nolint:nilerr // opening it tells better
+	case info.IsDir():
+		if _, err := os.Lstat(filepath.Join(src.path, ocispec.ImageLayoutFile)); err == nil {
+			src.kind = locationLayout
+		}
+		return src, nil
+	case !info.Mode().IsRegular():
+		return src, nil
+	}
+	f, err := archive.OpenFile(src.path, archive.ReaderOptions{})
+	if err != nil {
+		return src, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	e, _, err := f.Next(ctx)
+	if err == nil && (e.Name == ocispec.ImageLayoutFile || e.Name == ocispec.ImageIndexFile || e.Name == ocispec.ImageBlobsDir || path.Dir(path.Dir(e.Name)) == ocispec.ImageBlobsDir) {
+		src.kind = locationArchive
+	}
+	return src, nil
+}
+
+// openStream reads standard input. A checkpoint of another engine is not in the archive's
+// order: it is unpacked to be read again.
+func (a *app) openStream(ctx context.Context, opts foreign.Options) (archive.Source, error) {
+	stream, err := archive.NewReader(a.stdin, archive.ReaderOptions{})
+	if err != nil {
+		return nil, err
+	}
+	head, rest, err := archive.Peek(ctx, stream)
+	if err != nil {
+		return nil, errors.Join(err, stream.Close())
+	}
+	if _, own := head[archive.MetadataFile]; own {
+		return rest, nil
+	}
+	dir, err := os.MkdirTemp("", "ckarchive-stream-")
+	if err != nil {
+		return nil, errors.Join(err, rest.Close())
+	}
+	made := removed(dir)
+	unpacked := filepath.Join(dir, "checkpoint")
+	err = unpackTo(ctx, unpacked, rest)
+	if err = errors.Join(err, rest.Close()); err != nil {
+		return nil, errors.Join(err, made.Close())
+	}
+	in, err := foreign.Open(ctx, func(context.Context) (archive.Source, error) {
+		return archive.OpenDir(unpacked, archive.DirOptions{})
+	}, opts)
+	if err != nil {
+		return nil, errors.Join(err, made.Close())
+	}
+	return &ownedSource{Source: in, owner: made}, nil
+}
+
+func unpackTo(ctx context.Context, dir string, src archive.Source) (err error) {
+	out, err := archive.CreateDir(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	if _, err := archive.Copy(ctx, out, src, archive.CopyOptions{}); err != nil {
+		return err
+	}
+	return out.Commit(ctx)
+}
+
+// removed is a directory that Close removes.
+type removed string
+
+var _ io.Closer = removed("")
+
+// Close implements [io.Closer].
+func (d removed) Close() error { return archive.RemoveTree(string(d)) }
