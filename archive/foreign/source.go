@@ -63,7 +63,7 @@ func Open(ctx context.Context, open OpenFunc, opts Options) (archive.Source, err
 	}
 	head, rest, err := archive.Peek(ctx, src)
 	if err != nil {
-		return nil, errors.Join(err, src.Close())
+		return nil, errors.Join(explain(err), src.Close())
 	}
 	if _, own := head[archive.MetadataFile]; own {
 		return rest, nil
