@@ -199,8 +199,8 @@ func literals(packs, frames int) *pages.Index {
 }
 
 func TestIndexLimits(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a gigabyte of memory")
+	if testing.Short() || raceDetector {
+		t.Skip("takes a gigabyte of memory, and minutes under the race detector")
 	}
 	filesOf := func(n int) *pages.Index {
 		ix := &pages.Index{}

@@ -17,8 +17,8 @@ const (
 const (
 	// MaxIndexBytes is the length of an index, unpacked.
 	MaxIndexBytes = 256 << 20
-	// MaxPacks is the number of packs of an index; a manifest of 4 MiB cannot name many more.
-	MaxPacks = 16 << 10
+	// MaxPacks is the number of packs of an index: a manifest has to name them all.
+	MaxPacks = 4000
 	// MaxFrames is the number of frames of an index: 1 TiB of stored memory.
 	MaxFrames = 1 << 22
 	// MaxRuns is the number of runs of an index, those of files and of base pages together.
@@ -30,7 +30,7 @@ const (
 	// MaxPagemapEntryBytes is the length of one entry of a page map.
 	MaxPagemapEntryBytes = 4096
 	// MaxPagemapRanges is the number of entries of a page map.
-	MaxPagemapRanges = 1 << 23
+	MaxPagemapRanges = 1 << 22
 )
 
 // The target size of packs, in bytes: large enough that a registry's cost per blob does not count, small
@@ -38,9 +38,9 @@ const (
 const (
 	MinPackBytes = 16 << 20
 	MaxPackBytes = 64 << 20
-	// fewPacks is how many packs a checkpoint is to have at most. For that, packs of more than half a
-	// terabyte of memory grow beyond MaxPackBytes.
-	fewPacks = 4096
+	// fewPacks is how many packs a checkpoint is to have at most. For that, packs of more than a
+	// quarter of a terabyte of memory grow beyond MaxPackBytes.
+	fewPacks = 2048
 )
 
 // How much is under way at a time. Together with the frames of the parent this is what a writer

@@ -97,7 +97,6 @@ func TestReadPagemapRejects(t *testing.T) {
 	}
 }
 
-// TestPagemapLimits is for the length of an entry; the count of entries is bounded by the same kind of line.
 func TestPagemapLimits(t *testing.T) {
 	whole := pagemapOf(t, 7)
 	unknown := func(n int) []byte { // an entry with an unknown field that makes it n bytes long
@@ -116,8 +115,8 @@ func TestPagemapLimits(t *testing.T) {
 	if _, err := pages.ReadPagemap("x", bytes.NewReader(unknown(pages.MaxPagemapEntryBytes+1))); !errors.Is(err, archive.ErrRejected) {
 		t.Errorf("over the limit: got %v, want ErrRejected", err)
 	}
-	if testing.Short() {
-		return
+	if testing.Short() || raceDetector {
+		t.Skip("millions of entries take minutes under the race detector")
 	}
 	one := pagemapOf(t, 7, entryAt(0, 1, 4))[len(whole):]
 	img := append(bytes.Clone(whole), bytes.Repeat(one, pages.MaxPagemapRanges)...)

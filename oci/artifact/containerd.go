@@ -140,9 +140,8 @@ func (c *Containerd) base(ctx context.Context) archive.Base {
 		return b
 	}
 	b.Manifest = d.Digest.String()
-	image := &Image{fetcher: c.fetcher}
-	if image.resolve(ctx, d, 1) == nil {
-		b.ImageID = strings.TrimPrefix(image.manifest.Config.Digest.String(), "sha256:")
+	if _, m, err := resolve(ctx, c.fetcher, d, 1); err == nil {
+		b.ImageID = strings.TrimPrefix(m.Config.Digest.String(), "sha256:")
 	}
 	return b
 }

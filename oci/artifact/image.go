@@ -2,11 +2,9 @@ package artifact
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"runtime"
 
@@ -32,11 +30,8 @@ type Image struct {
 	manifest ocispec.Manifest
 	config   ocispec.Image
 
-	layer  *content.VerifyReader
-	plain  io.Reader
-	diff   hash.Hash
+	layer  *layerStream
 	source *archive.Reader
-	closes []io.Closer
 	err    error
 }
 
@@ -46,10 +41,15 @@ var _ archive.Source = (*Image)(nil)
 // manifest for this machine. What is no checkpoint is an archive.ErrNotArchive.
 // The caller closes the image; fetcher must outlive it.
 func Open(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) (*Image, error) {
-	i := &Image{fetcher: fetcher, diff: sha256.New()}
-	if err := i.resolve(ctx, desc, 0); err != nil {
+	desc, m, err := resolve(ctx, fetcher, desc, 0)
+	if err != nil {
 		return nil, err
 	}
+	return newImage(ctx, fetcher, desc, m)
+}
+
+func newImage(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, m *ocispec.Manifest) (*Image, error) {
+	i := &Image{fetcher: fetcher, desc: desc, manifest: *m}
 	if err := i.check(ctx); err != nil {
 		return nil, fmt.Errorf("image %s: %w", i.desc.Digest, err)
 	}
@@ -57,33 +57,33 @@ func Open(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor)
 }
 
 // resolve finds the manifest.
-func (i *Image) resolve(ctx context.Context, desc ocispec.Descriptor, depth int) error {
-	raw, err := fetchJSON(ctx, i.fetcher, desc, "manifest")
+func resolve(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, depth int) (ocispec.Descriptor, *ocispec.Manifest, error) {
+	raw, err := fetchJSON(ctx, fetcher, desc, "manifest")
 	if err != nil {
-		return err
+		return desc, nil, err
 	}
 	if desc.MediaType != ocispec.MediaTypeImageIndex {
 		if desc.MediaType != ocispec.MediaTypeImageManifest {
-			return notCheckpoint(desc.MediaType)
+			return desc, nil, notCheckpoint(desc.MediaType)
 		}
-		i.desc = desc
-		return decode("manifest", raw, &i.manifest)
+		var m ocispec.Manifest
+		return desc, &m, decode("manifest", raw, &m)
 	}
 	var index ocispec.Index
 	if err := decode("index", raw, &index); err != nil {
-		return err
+		return desc, nil, err
 	}
 	if depth == maxIndexDepth {
-		return rejectf("indexes nest deeper than %d", maxIndexDepth)
+		return desc, nil, rejectf("indexes nest deeper than %d", maxIndexDepth)
 	}
 	if isContainerd(&index) {
-		return fmt.Errorf("index %s: %w", desc.Digest, ErrContainerd)
+		return desc, nil, fmt.Errorf("index %s: %w", desc.Digest, ErrContainerd)
 	}
 	next, err := fitting(&index)
 	if err != nil {
-		return fmt.Errorf("index %s: %w", desc.Digest, err)
+		return desc, nil, fmt.Errorf("index %s: %w", desc.Digest, err)
 	}
-	return i.resolve(ctx, next, depth+1)
+	return resolve(ctx, fetcher, next, depth+1)
 }
 
 // fitting is the one manifest of an index that is for this machine.
@@ -178,26 +178,17 @@ func (i *Image) Next(ctx context.Context) (archive.Entry, io.Reader, error) {
 // begin opens the layer.
 func (i *Image) begin(ctx context.Context) error {
 	layer := i.Layer()
-	rc, err := i.fetcher.Fetch(ctx, layer)
+	var err error
+	if i.layer, err = openLayer(ctx, i.fetcher, layer); err != nil {
+		return err
+	}
+	if want := layer.MediaType; layerType(i.layer.compression) != want {
+		return rejectf("layer of type %s holds %s data", archive.QuoteName(want), i.layer.compression)
+	}
+	source, err := archive.NewReader(i.layer, archive.ReaderOptions{})
 	if err != nil {
 		return err
 	}
-	i.closes = append(i.closes, rc)
-	i.layer = content.NewVerifyReader(rc, layer)
-	plain, compression, err := archive.Decompress(layerReader{i.layer})
-	if err != nil {
-		return err
-	}
-	i.closes = append(i.closes, plain)
-	if want := layer.MediaType; layerType(compression) != want {
-		return rejectf("layer of type %s holds %s data", archive.QuoteName(want), compression)
-	}
-	i.plain = io.TeeReader(plain, i.diff)
-	source, err := archive.NewReader(i.plain, archive.ReaderOptions{})
-	if err != nil {
-		return err
-	}
-	i.closes = append(i.closes, source)
 	i.source = source
 	if c := source.Compression(); c != archive.Uncompressed {
 		return rejectf("layer is compressed twice (%s)", c)
@@ -207,47 +198,37 @@ func (i *Image) begin(ctx context.Context) error {
 
 // verify compares what was read with the digests that promised it.
 func (i *Image) verify() error {
-	if _, err := io.Copy(io.Discard, i.plain); err != nil {
-		return err
+	var diffID digest.Digest
+	if ids := i.config.RootFS.DiffIDs; len(ids) == 1 {
+		diffID = ids[0]
 	}
-	if err := i.layer.Verify(); err != nil {
-		return rejectf("layer %s: %w", i.Layer().Digest, err)
-	}
-	got := digest.NewDigest(digest.SHA256, i.diff)
-	if ids := i.config.RootFS.DiffIDs; len(ids) == 1 && ids[0] != got {
-		return rejectf("uncompressed layer is %s, the config says %s", got, archive.QuoteName(ids[0].String()))
-	}
-	return nil
+	return i.layer.verify(diffID)
 }
 
 // Close implements [archive.Source].
 func (i *Image) Close() error {
-	for n := len(i.closes) - 1; n >= 0; n-- {
-		_ = i.closes[n].Close() // nothing was written, and what failed to be read was told by Next
+	if i.source != nil {
+		_ = i.source.Close() // nothing was written, and what failed to be read was told by Next
+		i.source = nil
 	}
-	i.closes = nil
+	if i.layer != nil {
+		i.layer.close()
+	}
 	if i.err == nil {
 		i.err = errors.New("read image: already closed")
 	}
 	return nil
 }
 
-// layerReader tells a layer that is shorter than promised from a connection that broke.
-type layerReader struct{ r io.Reader }
-
-// Read reads. The verifying reader says a bare io.ErrUnexpectedEOF for a clean early end.
-func (l layerReader) Read(p []byte) (int, error) {
-	n, err := l.r.Read(p)
-	if err == io.ErrUnexpectedEOF { //nolint:errorlint // a wrapped one comes from below
-		err = rejectf("layer is cut off")
-	}
-	return n, err
+// fetchJSON reads a manifest or config whole and checks it against its digest.
+func fetchJSON(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, what string) ([]byte, error) {
+	return fetchSmall(ctx, fetcher, desc, what, maxManifestBytes)
 }
 
-// fetchJSON reads a small blob whole and checks it against its digest.
-func fetchJSON(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, what string) ([]byte, error) {
-	if desc.Size <= 0 || desc.Size > maxManifestBytes {
-		return nil, rejectf("%s of %d bytes, the limit is %d", what, desc.Size, maxManifestBytes)
+// fetchSmall reads a blob of at most limit bytes whole and checks it against its digest.
+func fetchSmall(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, what string, limit int64) ([]byte, error) {
+	if desc.Size <= 0 || desc.Size > limit {
+		return nil, rejectf("%s of %d bytes, the limit is %d", what, desc.Size, limit)
 	}
 	raw, err := content.FetchAll(ctx, fetcher, desc)
 	switch {

@@ -176,11 +176,17 @@ func (w *Writer) pushJSON(ctx context.Context, mediaType, artifactType string, v
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	desc, err := pushBytes(ctx, w.store, mediaType, raw)
+	desc.ArtifactType = artifactType
+	return desc, err
+}
+
+// pushBytes writes a blob that may be there already.
+func pushBytes(ctx context.Context, store content.Pusher, mediaType string, raw []byte) (ocispec.Descriptor, error) {
 	desc := content.NewDescriptorFromBytes(mediaType, raw)
-	if err := w.store.Push(ctx, desc, bytes.NewReader(raw)); err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
+	if err := store.Push(ctx, desc, bytes.NewReader(raw)); err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
 		return ocispec.Descriptor{}, err
 	}
-	desc.ArtifactType = artifactType
 	return desc, nil
 }
 
