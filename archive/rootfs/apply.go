@@ -52,6 +52,7 @@ func apply(ctx context.Context, root string, r io.Reader, deleted []string, opts
 	a := &applier{
 		root: t.root, mount: t.attr.mount, opts: opts,
 		made: map[fileID]struct{}{t.attr.id: {}}, buf: make([]byte, copyBufferBytes),
+		filled: map[string]bool{}, filling: map[fileID]struct{}{},
 	}
 	defer a.forget()
 	for {
@@ -79,7 +80,7 @@ func apply(ctx context.Context, root string, r io.Reader, deleted []string, opts
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := a.remove(name); err != nil {
+		if err := a.removeListed(name); err != nil {
 			return &archive.EntryError{Op: "delete", Name: containerPath(name), Err: err}
 		}
 	}
@@ -94,6 +95,10 @@ type applier struct {
 	made  map[fileID]struct{} // what the difference holds: an opaque mark spares it
 	dirs  []dirTime
 	buf   []byte
+
+	// filled are the directories on the way to what the difference holds, by name and by file.
+	filled  map[string]bool
+	filling map[fileID]struct{}
 
 	// dir is the directory that was used last: entries come sorted. It is
 	// stale when a name on the way to it may mean something else.
@@ -232,7 +237,7 @@ func (a *applier) put(ctx context.Context, e entry, content io.Reader) error {
 	if err := e.attributes().apply(dir, base); err != nil {
 		return err
 	}
-	return a.note(dir, base)
+	return errors.Join(a.note(dir, base), a.noteWay(up))
 }
 
 // attributes are those that the header gives.

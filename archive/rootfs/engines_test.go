@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ckarchive/ckarchive/archive/rootfs"
 )
 
 // engine applies a difference as another engine does, without any of its care.
@@ -94,4 +96,35 @@ func unpack(t *testing.T, root, p string, h *tar.Header, r io.Reader) {
 	ts, err := unix.TimeToTimespec(h.ModTime)
 	must(t, err)
 	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+// Podman and CRI-O list a directory that was deleted and made again as deleted, have what is new
+// in it in the tar, and lose that themselves.
+func TestApplyRemadeDirectory(t *testing.T) {
+	diff := makeTar(t, file("opq/sub/new", "new"), dir("opq/empty"), file("other", ""))
+	for name, apply := range map[string]func(root string) bool{
+		"ours": func(root string) bool {
+			must(t, rootfs.Apply(t.Context(), root, bytes.NewReader(diff), []string{"/opq", "/dead"}, rootfs.ApplyOptions{}))
+			return true
+		},
+		"podman's": func(root string) bool {
+			podman.apply(t, root, diff, []string{"/opq", "/dead"})
+			return false
+		},
+	} {
+		root := t.TempDir()
+		for _, d := range []string{"opq/sub", "opq/old", "dead/deep"} {
+			must(t, os.MkdirAll(filepath.Join(root, d), 0o755))
+			must(t, os.WriteFile(filepath.Join(root, d, "old"), nil, 0o600))
+		}
+		kept := apply(root)
+		for path, want := range map[string]bool{
+			"opq/sub/new": kept, "opq/empty": kept,
+			"opq/sub/old": false, "opq/old": false, "dead": false,
+		} {
+			if _, err := os.Lstat(filepath.Join(root, path)); (err == nil) != want {
+				t.Errorf("%s: %s is there: %v, want %v", name, path, err == nil, want)
+			}
+		}
+	}
 }

@@ -113,6 +113,41 @@ func (a *applier) remove(name string) error {
 	return a.removeFound(int(parent.Fd()), base, st)
 }
 
+// noteWay remembers a directory into which the difference put something, and those above it.
+func (a *applier) noteWay(name string) error {
+	for ; name != "" && !a.filled[name]; name, _ = splitName(name) {
+		dir, err := a.openNew(name, false)
+		if err != nil {
+			return err
+		}
+		st, err := statAt(int(dir.Fd()), "")
+		if err := errors.Join(err, dir.Close()); err != nil {
+			return err
+		}
+		a.filled[name] = true
+		a.filling[st.id] = struct{}{}
+	}
+	return nil
+}
+
+// removeListed deletes what deleted.files names. Podman and CRI-O list a directory that was deleted
+// and made again, and have what is new in it in the tar: that came later, and stays.
+func (a *applier) removeListed(name string) error {
+	if !a.filled[name] {
+		return a.remove(name)
+	}
+	dir, err := a.open(name, false)
+	if err != nil {
+		return err
+	}
+	a.stale = true
+	return emptyDir(int(dir.Fd()), ".", func(id fileID) bool {
+		_, made := a.made[id]
+		_, way := a.filling[id]
+		return made || way
+	})
+}
+
 // clear empties a directory but for what the difference put there.
 func (a *applier) clear(name string) error {
 	dir, err := a.open(name, false)

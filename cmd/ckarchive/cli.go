@@ -25,6 +25,7 @@ type cli struct {
 	Check      checkCmd      `cmd:"" help:"Tell whether this host can dump and restore containers."`
 	Export     exportCmd     `cmd:"" help:"Freeze a container and write it to an archive."`
 	Import     importCmd     `cmd:"" help:"Bring an archive into the local store."`
+	Convert    convertCmd    `cmd:"" help:"Write a checkpoint as another engine reads it."`
 	Push       pushCmd       `cmd:"" help:"Send a checkpoint to a registry."`
 	Pull       pullCmd       `cmd:"" help:"Fetch a checkpoint from a registry."`
 	Restore    restoreCmd    `cmd:"" help:"Bring a checkpoint back to life."`

@@ -86,15 +86,9 @@ func (a *app) openStream(ctx context.Context, opts foreign.Options) (archive.Sou
 	if _, own := head[archive.MetadataFile]; own {
 		return rest, nil
 	}
-	dir, err := os.MkdirTemp("", "ckarchive-stream-")
+	made, unpacked, err := unpackStream(ctx, rest)
 	if err != nil {
-		return nil, errors.Join(err, rest.Close())
-	}
-	made := removed(dir)
-	unpacked := filepath.Join(dir, "checkpoint")
-	err = unpackTo(ctx, unpacked, rest)
-	if err = errors.Join(err, rest.Close()); err != nil {
-		return nil, errors.Join(err, made.Close())
+		return nil, err
 	}
 	in, err := foreign.Open(ctx, func(context.Context) (archive.Source, error) {
 		return archive.OpenDir(unpacked, archive.DirOptions{})
@@ -103,6 +97,19 @@ func (a *app) openStream(ctx context.Context, opts foreign.Options) (archive.Sou
 		return nil, errors.Join(err, made.Close())
 	}
 	return &ownedSource{Source: in, owner: made}, nil
+}
+
+// unpackStream unpacks a stream, which it closes, into a directory below the one that it gives.
+func unpackStream(ctx context.Context, stream archive.Source) (removed, string, error) {
+	dir, err := os.MkdirTemp("", "ckarchive-stream-")
+	if err != nil {
+		return "", "", errors.Join(err, stream.Close())
+	}
+	unpacked := filepath.Join(dir, "checkpoint")
+	if err := errors.Join(unpackTo(ctx, unpacked, stream), stream.Close()); err != nil {
+		return "", "", errors.Join(err, removed(dir).Close())
+	}
+	return removed(dir), unpacked, nil
 }
 
 func unpackTo(ctx context.Context, dir string, src archive.Source) (err error) {

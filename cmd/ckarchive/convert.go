@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/foreign"
+)
+
+// convertCmd writes a checkpoint as another engine reads it.
+type convertCmd struct {
+	Source string `arg:"" name:"src" help:"The checkpoint, of any engine."`
+	Dest   string `arg:"" help:"Where it goes: a file or -; an image to oci:DIR[:TAG] or a name of the local store."`
+	To     string `help:"Who is to read it: ${enum}." enum:"universal,podman,cri-o,containerd,image" default:"universal"`
+	knownFlags
+	Bundle        string `help:"Bundle of the container, for images that come without its configuration." type:"path" placeholder:"DIR"`
+	ForContainerd bool   `help:"Name the base image as containerd looks it up; CRI-O then refuses it."`
+	Compress      string `help:"zstd, gzip or none; by default what the name of a file says, and none for containerd." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
+	Force         bool   `short:"f" help:"Replace an existing file."`
+	Pull          string `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
+	remoteFlags
+}
+
+// Help is the long help text.
+func (convertCmd) Help() string {
+	return `One form is for all: Podman, CRI-O, containerd and checkpointctl read the universal one, as a file or as an image. With the name of an engine it is also refused what that engine would refuse. What a checkpoint lacks is said with a flag: Podman wants the base image by its full name and its ID. containerd takes only uncompressed files, and looks the image up by another name than CRI-O does.`
+}
+
+// Run implements the command.
+func (c *convertCmd) Run(ctx context.Context, a *app) error {
+	src, dest, opts, err := c.plan()
+	if err != nil {
+		return err
+	}
+	in, err := c.open(ctx, a, src)
+	if err != nil {
+		return cause(ctx, fmt.Errorf("convert %s: %w", c.Source, err))
+	}
+	out, err := a.createSink(ctx, dest, opts)
+	if err != nil {
+		return errors.Join(err, in.Close())
+	}
+	if err := a.copyVerified(ctx, out, in, "convert"); err != nil {
+		return cause(ctx, fmt.Errorf("convert %s: %w", c.Source, err))
+	}
+	res := transferResult{Path: out.path}
+	if out.image != nil {
+		res = transferResult{Digest: out.result(), Reference: c.Dest}
+	}
+	return a.printResult(out.result(), res)
+}
+
+// plan reads the command line.
+func (c *convertCmd) plan() (src, dest location, opts sinkOptions, err error) {
+	if src, err = parseLocation(c.Source); err != nil {
+		return src, dest, opts, err
+	}
+	if dest, err = parseLocation(c.Dest); err != nil {
+		return src, dest, opts, err
+	}
+	file := dest.kind == locationFile || dest.kind == locationStream
+	switch {
+	case c.To == "image" && file:
+		err = &usageError{err: fmt.Errorf("%s is a file, and an image is none", c.Dest), hint: "write it to oci:DIR or to a name of the local store"}
+	case c.To != "image" && !file:
+		err = &usageError{err: fmt.Errorf("%s is no file", c.Dest), hint: "--to image writes images, which all engines read"}
+	case dest.kind == locationName && !onlyLocal(dest.ref):
+		err = &usageError{err: fmt.Errorf("%s is in a registry", c.Dest), hint: "convert to a name of the local store, and push that"}
+	case c.To == foreign.Containerd && c.Compress != "" && c.Compress != string(archive.Uncompressed):
+		err = usagef("containerd reads uncompressed files only: leave out --compress %s", c.Compress)
+	}
+	if err != nil {
+		return src, dest, opts, err
+	}
+	opts = sinkOptions{Replace: c.Force}
+	if c.To == foreign.Containerd {
+		opts.Compression = archive.Uncompressed
+		return src, dest, opts, nil
+	}
+	opts.Compression, err = dest.compression(c.Compress)
+	return src, dest, opts, err
+}
+
+// open gives the checkpoint in its new form.
+func (c *convertCmd) open(ctx context.Context, a *app, src location) (archive.Source, error) {
+	known, err := c.known(c.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	target := foreign.Target(c.To)
+	if c.To == "image" {
+		target = foreign.ForAll
+	}
+	var made removed
+	if src.kind == locationStream {
+		// It may have to be read twice.
+		stream, err := archive.NewReader(a.stdin, archive.ReaderOptions{})
+		if err != nil {
+			return nil, err
+		}
+		if made, src.path, err = unpackStream(ctx, stream); err != nil {
+			return nil, err
+		}
+		src.kind = locationFile
+	}
+	in, err := foreign.Convert(ctx, func(ctx context.Context) (archive.Source, error) {
+		return a.openSource(ctx, src, sourceOptions{Pull: c.Pull, Remote: c.remoteFlags, Known: known, Digests: true})
+	}, foreign.ConvertOptions{Target: target, Known: known, ContainerdBase: c.ForContainerd})
+	var missing *foreign.MissingError
+	if errors.As(err, &missing) {
+		err = &usageError{err: err, hint: "say it with --container-id, --base-image NAME or --base-id DIGEST; podman image inspect --format '{{.Id}}' NAME prints the ID"}
+	}
+	if made == "" {
+		return in, err
+	}
+	if err != nil {
+		return nil, errors.Join(err, made.Close())
+	}
+	return &ownedSource{Source: in, owner: made}, nil
+}
