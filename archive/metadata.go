@@ -9,14 +9,17 @@ import (
 // reader takes every version up to it and rejects later ones.
 const FormatVersion = 1
 
-// FormatCRIU says that the images are CRIU's.
-const FormatCRIU = "criu"
+// Whose images a checkpoint holds.
+const (
+	FormatCRIU   = "criu"   // CRIU's: processes of the host's kernel
+	FormatGVisor = "gvisor" // runsc's: a sandbox with a kernel of its own
+)
 
 // Metadata is ckarchive.json: what a restorer must know of a checkpoint before
 // it reads the images, and the proof of every other member.
 type Metadata struct {
 	FormatVersion int       `json:"formatVersion"`
-	Format        string    `json:"format"` // whose images: FormatCRIU
+	Format        string    `json:"format"` // whose images: FormatCRIU or FormatGVisor
 	Tool          string    `json:"tool"`   // "ckarchive/VERSION"
 	Created       time.Time `json:"created"`
 	Container     Container `json:"container"`
@@ -27,6 +30,8 @@ type Metadata struct {
 	Options map[string]string `json:"options,omitempty"`
 	// Externals are the objects outside the container that CRIU recorded by key.
 	Externals []External `json:"externals,omitempty"`
+	// Sandbox is there in [FormatGVisor] only.
+	Sandbox   *Sandbox   `json:"sandbox,omitempty"`
 	Base      *Base      `json:"base,omitempty"`
 	Rootfs    *Rootfs    `json:"rootfs,omitempty"`
 	Stats     *Stats     `json:"stats,omitempty"`
@@ -51,7 +56,7 @@ type Container struct {
 
 // Runtime is the OCI runtime of a container.
 type Runtime struct {
-	Name    string `json:"name"`              // runc, crun, youki, direct
+	Name    string `json:"name"`              // runc, crun, youki, runsc, direct
 	Version string `json:"version,omitempty"` // first line of its --version
 	Root    string `json:"root,omitempty"`    // its state directory
 	Bundle  string `json:"bundle,omitempty"`
@@ -82,6 +87,14 @@ type External struct {
 	Size  int64 `json:"size,omitempty"`
 	// FD is the descriptor of the first process that holds an external file.
 	FD int `json:"fd,omitempty"`
+}
+
+// Sandbox is how runsc had set up the sandbox of the container, in the words of its flags. What is
+// not known is empty.
+type Sandbox struct {
+	Network  string `json:"network,omitempty"`  // sandbox, none or host
+	Overlay  string `json:"overlay2,omitempty"` // as root:self: where writes go that are not the host's
+	Platform string `json:"platform,omitempty"` // systrap, kvm, ...: how it intercepts system calls; every one restores every other's
 }
 
 // Base is the root file system that the rootfs diff is relative to. All fields

@@ -33,6 +33,13 @@ const (
 	ContainerLog  = "container.log"
 )
 
+// The images of gVisor's runsc, in CheckpointDir.
+const (
+	SandboxState     = "checkpoint.img" // the kernel of the sandbox
+	SandboxPages     = "pages.img"      // its memory
+	SandboxPagesMeta = "pages_meta.img" // which page is where
+)
+
 // head and tail are the fixed places of members: metadata first, so that a stream
 // can be judged from its first kilobytes; bulky content last.
 var (
@@ -86,7 +93,7 @@ func Image(file string) string { return CheckpointDir + "/" + file }
 // IsPages tells whether a member holds memory content.
 func IsPages(name string) bool {
 	rest, ok := strings.CutPrefix(name, CheckpointDir+"/")
-	return ok && strings.HasPrefix(rest, PagesPrefix) && strings.HasSuffix(rest, ".img")
+	return ok && (strings.HasPrefix(rest, PagesPrefix) && strings.HasSuffix(rest, ".img") || rest == SandboxPages)
 }
 
 // CleanName makes the one form of a member's name: without a leading "./" and
