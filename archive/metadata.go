@@ -31,10 +31,10 @@ type Metadata struct {
 	// Externals are the objects outside the container that CRIU recorded by key.
 	Externals []External `json:"externals,omitempty"`
 	// Sandbox is there in [FormatGVisor] only.
-	Sandbox   *Sandbox   `json:"sandbox,omitempty"`
-	Base      *Base      `json:"base,omitempty"`
-	Rootfs    *Rootfs    `json:"rootfs,omitempty"`
-	Stats     *Stats     `json:"stats,omitempty"`
+	Sandbox *Sandbox `json:"sandbox,omitempty"`
+	Base    *Base    `json:"base,omitempty"`
+	Rootfs  *Rootfs  `json:"rootfs,omitempty"`
+	Stats   *Stats   `json:"stats,omitempty"`
 	// Members are all files of the archive but ckarchive.json itself, in the order of the archive.
 	Members []Member `json:"members"`
 }

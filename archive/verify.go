@@ -11,8 +11,13 @@ import (
 	"sync"
 )
 
-// requiredMembers are those without which nothing restores.
-var requiredMembers = []string{ConfigDump, SpecDump, Image(Inventory)} //nolint:gochecknoglobals // a constant table
+// requiredMembers are those without which nothing restores. meta is nil for another engine's archive.
+func requiredMembers(meta *Metadata) []string {
+	if meta != nil && meta.Format == FormatGVisor {
+		return []string{ConfigDump, SpecDump, Image(SandboxState)}
+	}
+	return []string{ConfigDump, SpecDump, Image(Inventory)}
+}
 
 // Verified is a [Source] that proves another one while its entries pass: every
 // member is there, and each has the size and SHA-256 that ckarchive.json gives
@@ -120,7 +125,7 @@ func (v *Verified) judge(name string) error {
 }
 
 func (v *Verified) end() error {
-	for _, name := range requiredMembers {
+	for _, name := range requiredMembers(v.meta) {
 		if _, ok := v.seen[name]; !ok {
 			return rejectf("%s is missing", name)
 		}

@@ -25,9 +25,12 @@ func (x *export) dump(ctx context.Context, a *app, dir string, frozen func(conte
 	defer cancel()
 	images := filepath.Join(dir, archive.CheckpointDir)
 	var err error
-	if x.cmd.Engine == "runtime" {
+	switch {
+	case sandboxed(x.ctr):
+		err = x.dumpSandbox(ctx, images)
+	case x.cmd.Engine == "runtime":
 		err = x.dumpByRuntime(ctx, images, dir)
-	} else {
+	default:
 		err = x.dumpDirectly(ctx, images, dir, frozen)
 	}
 	if err != nil {
@@ -153,7 +156,7 @@ func (x *export) collect(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	opts := rootfs.Options{}
+	opts := rootfs.Options{Skip: x.ctr.SandboxFiles()}
 	for _, m := range x.ctr.Spec.Mounts {
 		opts.Skip = append(opts.Skip, m.Destination)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -27,6 +28,10 @@ func (c *checkCmd) container(ctx context.Context, a *app) error {
 	}
 	if err := ctr.Dumpable(); err != nil {
 		return err
+	}
+	if sandboxed(ctr) {
+		rep, err := lookAtSandbox(ctx, ctr)
+		return errors.Join(err, a.printPreflight(ctr, rep))
 	}
 	rep, err := criu.Preflight(ctx, criu.PreflightOptions{
 		Flags: criu.Flags{

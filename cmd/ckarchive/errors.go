@@ -97,7 +97,7 @@ func classes() []class {
 		{archive.ErrSpecialFile, exitEnvironment, "name a regular file, or one that is not there yet"},
 		{archive.ErrExists, exitEnvironment, "choose another name, or replace it with --force"},
 		{runtime.ErrExists, exitEnvironment, "choose another ID with --id, or delete that container first"},
-		{runtime.ErrNotCRIU, exitEnvironment, "CRIU cannot dump a container of this runtime"},
+		{runtime.ErrShared, exitEnvironment, "gVisor saves and stops a sandbox as a whole: run the container in a sandbox of its own"},
 		{runtime.ErrNotRunning, exitEnvironment, "only a running or paused container has memory to dump"},
 		{runtime.ErrNoRuntime, exitEnvironment, "install it, or choose another one with --runtime"},
 		{runtime.ErrNoRestore, exitEnvironment, "restore with --runtime runc, or with --engine direct"},

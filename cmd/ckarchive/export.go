@@ -18,7 +18,7 @@ type exportCmd struct {
 	Dest      string `arg:"" help:"Where the archive goes."`
 
 	runtimeFlags
-	Engine       string        `help:"Who talks to CRIU: ckarchive itself (direct) or the container's runtime." enum:"direct,runtime" default:"direct" env:"CKARCHIVE_ENGINE"`
+	Engine       string        `help:"Who talks to CRIU: ckarchive itself (direct) or the container's runtime. A container of runsc is always dumped by it." enum:"direct,runtime" default:"direct" env:"CKARCHIVE_ENGINE"`
 	LeaveRunning bool          `short:"R" help:"Let the container go on after the dump."`
 	Compress     string        `help:"zstd, gzip or none; by default what the name of a file says, else zstd." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 	Base         string        `help:"Pristine root file system (a directory), or the name of the base image; only what differs is archived. Without it, an overlay's upper layer or the whole tree is." placeholder:"DIR|IMAGE"`
@@ -42,7 +42,7 @@ const (
 
 // runtimeFlags choose a runtime.
 type runtimeFlags struct {
-	Runtime     string `help:"Name or path of the OCI runtime: runc, crun, youki, direct." env:"CKARCHIVE_RUNTIME" placeholder:"NAME|PATH"`
+	Runtime     string `help:"Name or path of the OCI runtime: runc, crun, youki, runsc, direct." env:"CKARCHIVE_RUNTIME" placeholder:"NAME|PATH"`
 	RuntimeRoot string `help:"State directory of the runtime." env:"CKARCHIVE_RUNTIME_ROOT" type:"path" placeholder:"DIR"`
 }
 
@@ -145,6 +145,9 @@ func (c *exportCmd) prepare(ctx context.Context, a *app) (*export, error) {
 	}
 	if err := x.ctr.Dumpable(); err != nil {
 		return nil, err
+	}
+	if sandboxed(x.ctr) {
+		return x, x.prepareSandbox(ctx)
 	}
 	if c.Engine == "runtime" && x.ctr.Runtime.Name == runtime.Direct {
 		return nil, withHint(&environmentError{fmt.Errorf("container %q was restored directly: it has no runtime to dump it", x.ctr.ID)}, "use --engine direct")

@@ -65,7 +65,7 @@ func (x *export) describe(ctx context.Context) error {
 	x.addImage()
 	x.meta = archive.Metadata{
 		FormatVersion: archive.FormatVersion,
-		Format:        archive.FormatCRIU,
+		Format:        x.ctr.Runtime.Format(),
 		Tool:          "ckarchive/" + versionString(),
 		Container: archive.Container{
 			ID: x.ctr.ID, Name: x.name(), Engine: x.ctr.Engine, Created: x.ctr.Created, Generation: x.ctr.Generation + 1,

@@ -109,8 +109,11 @@ func (c *inspectCmd) read(ctx context.Context, src archive.Source, tree bool) (*
 	if err := s.fill(files); err != nil {
 		return nil, err
 	}
-	if !tree {
+	switch {
+	case !tree:
 		return s, nil
+	case s.Metadata != nil && s.Metadata.Format == archive.FormatGVisor:
+		return nil, treeOfSandbox()
 	}
 	s.Processes, err = inspectImages(ctx, files)
 	return s, err
@@ -233,6 +236,9 @@ func metadataRows(m *archive.Metadata) [][2]string {
 		{"options", strings.Join(options, " ")},
 		{"made by", m.Tool},
 	}
+	if s := m.Sandbox; s != nil {
+		rows = append(rows, [2]string{"sandbox", fmt.Sprintf("gVisor: network %s, overlay %s, platform %s", s.Network, s.Overlay, s.Platform)})
+	}
 	if b := m.Base; b != nil {
 		rows = append(rows, [2]string{"base", strings.TrimSpace(b.Image + " " + b.Path)})
 	}
@@ -241,7 +247,11 @@ func metadataRows(m *archive.Metadata) [][2]string {
 	}
 	if st := m.Stats; st != nil {
 		const perMilli = 1000
-		rows = append(rows, [2]string{"frozen", fmt.Sprintf("%d ms by CRIU, %d ms in all", st.FrozenTime/perMilli, st.PausedTime/perMilli)})
+		frozen := fmt.Sprintf("%d ms in all", st.PausedTime/perMilli)
+		if m.Format != archive.FormatGVisor {
+			frozen = fmt.Sprintf("%d ms by CRIU, ", st.FrozenTime/perMilli) + frozen
+		}
+		rows = append(rows, [2]string{"frozen", frozen})
 	}
 	return rows
 }

@@ -38,6 +38,7 @@ func (r *restore) questions() []question {
 		{"id", r.chooseID},
 		{"runtime", r.chooseRuntime},
 		{"options", r.settleOptions},
+		{"sandbox", r.checkSandbox},
 		{"id", r.checkFree},
 		{"base", r.checkBase},
 		{"space", r.checkSpace},
@@ -51,6 +52,12 @@ func (r *restore) questions() []question {
 func (r *restore) judge(ctx context.Context, files map[string][]byte) error {
 	if err := r.read(files); err != nil {
 		return err
+	}
+	if !r.sandboxed() {
+		var err error
+		if r.criu, err = r.app.findCRIU(ctx); err != nil {
+			return err
+		}
 	}
 	for _, q := range r.questions() {
 		if _, err := q.ask(ctx); err != nil {
@@ -92,7 +99,11 @@ func (r *restore) fit(ctx context.Context, dir string) ([]criu.Finding, error) {
 
 // judgeImages decides from the unpacked images, before anything is made of them.
 func (r *restore) judgeImages(ctx context.Context) error {
-	found, err := r.fit(ctx, filepath.Join(r.unpacked(), archive.CheckpointDir))
+	dir := filepath.Join(r.unpacked(), archive.CheckpointDir)
+	if r.sandboxed() {
+		return r.judgeSandbox(dir)
+	}
+	found, err := r.fit(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -108,10 +119,13 @@ func (r *restore) judgeImages(ctx context.Context) error {
 }
 
 func (r *restore) checkFormat(context.Context) (string, error) {
-	if r.meta.Format == "" || r.meta.Format == archive.FormatCRIU {
+	switch r.meta.Format {
+	case "", archive.FormatCRIU:
 		return "images of CRIU", nil
+	case archive.FormatGVisor:
+		return "images of a sandbox of gVisor", nil
 	}
-	return "", withHint(&environmentError{fmt.Errorf("its images are of %s, not of CRIU", archive.QuoteName(r.meta.Format))},
+	return "", withHint(&environmentError{fmt.Errorf("its images are of %s, neither of CRIU nor of gVisor", archive.QuoteName(r.meta.Format))},
 		"restore it with the runtime that made it")
 }
 
@@ -162,13 +176,20 @@ func (r *restore) chooseID(context.Context) (string, error) {
 // restores.
 func (r *restore) chooseRuntime(ctx context.Context) (string, error) {
 	if r.cmd.Engine == "direct" || r.cmd.Runtime == runtime.Direct {
+		if r.sandboxed() {
+			return "", withHint(&environmentError{errors.New("its images are of gVisor: CRIU restores none of them")}, "leave out --engine direct: runsc restores it")
+		}
 		r.cmd.Engine = "direct"
 		var err error
 		r.runtime, err = runtime.Lookup(runtime.Direct, r.app.directDir())
 		return "none: CRIU alone", err
 	}
 	names := []string{r.cmd.Runtime}
-	if r.cmd.Runtime == "" {
+	switch {
+	case r.cmd.Runtime != "":
+	case r.sandboxed():
+		names = []string{"runsc"}
+	default:
 		names = []string{r.meta.Container.Runtime.Name, "runc", "crun"}
 	}
 	var errs error
@@ -179,13 +200,16 @@ func (r *restore) chooseRuntime(ctx context.Context) (string, error) {
 		}
 		rt, err := runtime.Lookup(name, r.cmd.RuntimeRoot)
 		if err == nil {
-			err = rt.CheckRestore(ctx)
+			err = rt.CheckRestore(ctx, r.images())
 		}
 		if err == nil {
 			r.runtime = rt
 			return fmt.Sprintf("%s (%s)", rt.Name, rt.Path), nil
 		}
 		errs = errors.Join(errs, err)
+	}
+	if r.sandboxed() {
+		return "", withHint(errs, "install runsc, or name it with --runtime PATH")
 	}
 	return "", withHint(errs, "install runc, name another one with --runtime, or restore with --engine direct")
 }

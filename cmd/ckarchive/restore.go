@@ -86,6 +86,7 @@ type restore struct {
 	runtime runtime.Runtime
 	options settled
 	criu    criu.Binary
+	saved   runtime.SandboxImages // of a sandbox, in place of CRIU's
 	unlock  []func()
 	home    string // CONTAINERS/ID: bundle, work directory, unpacked archive
 	bundle  string
@@ -101,10 +102,6 @@ type restore struct {
 
 // prepare opens the archive and judges its head, without making anything.
 func (r *restore) prepare(ctx context.Context) error {
-	var err error
-	if r.criu, err = r.app.findCRIU(ctx); err != nil {
-		return err
-	}
 	loc, err := parseLocation(r.cmd.Source)
 	if err != nil {
 		return err

@@ -171,6 +171,8 @@ func settle(c *restoreCmd, dumped map[string]string, rt runtime.Runtime) (settle
 func (o restoreOption) refusal(rt runtime.Runtime) string {
 	direct := rt.Name == runtime.Direct
 	switch {
+	case o.route != bySpec && rt.Format() == archive.FormatGVisor:
+		return "it is an option of CRIU or of runtimes that use it, and the checkpoint is one of gVisor"
 	case o.route == byRuntime && direct:
 		return "it is for a runtime, and the direct engine uses none"
 	case o.route == directly && !direct:
@@ -182,8 +184,11 @@ func (o restoreOption) refusal(rt runtime.Runtime) string {
 }
 
 func (o restoreOption) remedy(rt runtime.Runtime) string {
-	if rt.Name == runtime.Direct {
+	switch {
+	case rt.Name == runtime.Direct:
 		return "leave it out, or use --engine runtime"
+	case rt.Format() == archive.FormatGVisor:
+		return "leave it out"
 	}
 	if o.values != nil {
 		return "use --engine direct, or another value of --" + o.flag

@@ -119,7 +119,9 @@ func (r *restore) revive(ctx context.Context, p *progress, unpacked string) erro
 	}
 	r.unlock = append(r.unlock, unlock)
 	images := filepath.Join(unpacked, archive.CheckpointDir)
-	if _, err := criu.Check(ctx, images, criu.CheckOptions{Spec: spec}); err != nil {
+	if r.sandboxed() {
+		r.saved.Prepare(spec)
+	} else if _, err := criu.Check(ctx, images, criu.CheckOptions{Spec: spec}); err != nil {
 		return err
 	}
 	if len(r.options.taken) > 0 {
@@ -141,9 +143,12 @@ func (r *restore) revive(ctx context.Context, p *progress, unpacked string) erro
 			return err
 		}
 	}
-	if r.runtime.Name == runtime.Direct {
+	switch {
+	case r.sandboxed():
+		err = r.restoreSandbox(ctx, images)
+	case r.runtime.Name == runtime.Direct:
 		err = r.restoreDirectly(ctx, images, spec)
-	} else {
+	default:
 		err = r.restoreByRuntime(ctx, images, spec)
 	}
 	return timedOut(ctx, err)

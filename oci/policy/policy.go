@@ -57,7 +57,7 @@ type Result struct {
 func unsafeAnnotations() []string {
 	return []string{
 		"org.systemd.property.", "org.criu.", "run.oci.", "module.wasm.", "cdi.k8s.io/", "bundle",
-		"io.katacontainers.", "krun.", "com.github.containers.virtualization.",
+		"io.katacontainers.", "krun.", "com.github.containers.virtualization.", "dev.gvisor.",
 	}
 }
 

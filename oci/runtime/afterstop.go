@@ -21,6 +21,10 @@ func (c *Container) AfterStop() string {
 	if filepath.Base(name) == c.Runtime.Name || name == "" {
 		name = c.Runtime.Name
 	}
+	if c.Runtime.kind.sandbox {
+		return fmt.Sprintf("%s goes on to show it as paused; remove it with: %s", c.Runtime.Name,
+			c.command(name, "--root", c.Runtime.Root, "delete", "--force", c.ID))
+	}
 	return fmt.Sprintf("%s shows it as stopped; remove it with: %s", c.Runtime.Name,
 		c.command(name, "--root", c.Runtime.Root, "delete", c.ID))
 }

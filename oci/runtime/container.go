@@ -48,11 +48,15 @@ type Container struct {
 	Created     time.Time
 	// Cgroup is the path below the hierarchies; only the direct runtime fills it.
 	Cgroup string
+	// Sandbox is how runsc set up the sandbox that the container runs in; nil with every other runtime.
+	Sandbox *archive.Sandbox
 	// Generation counts the dumps the container comes from; only the direct runtime and
 	// bundles of ckarchive know it.
 	Generation int
 
-	aliases []string // other names that mean it
+	aliases    []string // other names that mean it
+	sandboxID  string
+	neighbours []string // IDs of other containers in its sandbox
 }
 
 // The decisions that callers make on an error of this package.
@@ -63,8 +67,8 @@ var (
 	ErrExists = errors.New("container exists")
 	// ErrNotRunning says that a container has no processes to dump.
 	ErrNotRunning = errors.New("container is not running")
-	// ErrNotCRIU says that a container's processes are not the host's, so that CRIU cannot dump them.
-	ErrNotCRIU = errors.New("CRIU cannot dump the container")
+	// ErrShared says that a container's sandbox is that of others too, so that it cannot be dumped alone.
+	ErrShared = errors.New("container shares its sandbox")
 )
 
 // The states of a container.
@@ -122,6 +126,9 @@ func (r Runtime) Container(ctx context.Context, id string) (*Container, error) {
 	if err := c.loadBundle(); err != nil {
 		return nil, err
 	}
+	if r.kind.sandbox {
+		return c, c.loadSandbox()
+	}
 	if r.kind.descriptors != nil {
 		if c.Descriptors, err = r.kind.descriptors(filepath.Join(r.Root, id)); err != nil {
 			return nil, fmt.Errorf("container %q: %w", id, err)
@@ -161,8 +168,8 @@ func (c *Container) loadBundle() error {
 
 // Dumpable tells why the container cannot be dumped in its present state, or nil.
 func (c *Container) Dumpable() error {
-	if !c.Runtime.CRIU() {
-		return fmt.Errorf("%w: %q runs in a sandbox of %s", ErrNotCRIU, c.ID, c.Runtime.Name)
+	if len(c.neighbours) > 0 {
+		return fmt.Errorf("%w: %q runs in one of %s with %s", ErrShared, c.ID, c.Runtime.Name, strings.Join(c.neighbours, ", "))
 	}
 	switch c.Status {
 	case Running, Paused:

@@ -3,6 +3,7 @@ package runtime
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -100,6 +101,12 @@ func lastLines(out string) string {
 	lines := []string{}
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
+		var entry struct { // runsc's way, with a stack behind the message
+			Msg string `json:"msg"`
+		}
+		if json.Unmarshal([]byte(line), &entry) == nil {
+			line, _, _ = strings.Cut(entry.Msg, "\n")
+		}
 		if _, msg, ok := strings.Cut(line, "msg="); ok {
 			msg, _, _ = strings.Cut(msg, `" error=`)
 			line = strings.Trim(msg, `"`)

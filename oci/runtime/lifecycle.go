@@ -67,7 +67,8 @@ func (c *Container) Kill(ctx context.Context) error {
 		return fmt.Errorf("kill container %q: %w", c.ID, err)
 	}
 	defer unix.Close(pidfd) //nolint:errcheck // read only
-	if c.Runtime.Name == Direct {
+	if c.Runtime.Name == Direct || c.Runtime.kind.sandbox {
+		// runsc signals no paused container. With its sandbox all of it is gone.
 		err = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 	} else {
 		_, err = c.Runtime.run(ctx, "kill", c.ID, "KILL")
@@ -75,7 +76,7 @@ func (c *Container) Kill(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("kill container %q: %w", c.ID, err)
 	}
-	if c.Status == Paused {
+	if c.Status == Paused && !c.Runtime.kind.sandbox {
 		// A runtime may have thawed it to deliver the signal, and it may be gone: the
 		// wait below tells what counts.
 		_ = c.thaw(ctx)
@@ -103,7 +104,11 @@ func (c *Container) Delete(ctx context.Context) error {
 	if c.Runtime.Name == Direct {
 		return c.deleteRecord()
 	}
-	if _, err := c.Runtime.run(ctx, "delete", c.ID); err != nil {
+	args := []string{"delete", c.ID}
+	if c.Runtime.kind.sandbox && c.Status == Stopped {
+		args = []string{"delete", "--force", c.ID} // runsc may take it for paused
+	}
+	if _, err := c.Runtime.run(ctx, args...); err != nil {
 		return fmt.Errorf("delete container %q: %w", c.ID, err)
 	}
 	return nil

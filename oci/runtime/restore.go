@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -124,18 +124,23 @@ func (r Runtime) Restore(ctx context.Context, o RestoreOptions) (int, error) {
 		cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+o.CRIUConfig)
 	}
 	usePath(cmd, o.CRIUPath)
+	return r.restored(ctx, cmd, o.ID, stderr.Name(), pidFile)
+}
+
+// restored runs the restore command and gives the pid that it wrote. log is where it says why it failed.
+func (r Runtime) restored(ctx context.Context, cmd *exec.Cmd, id, log, pidFile string) (int, error) {
 	// What the runtime leaves, the container first of all, is then our child.
 	if err := subreap(); err != nil {
 		return 0, err
 	}
 	if err := runAll(cmd); err != nil {
-		said, _ := os.ReadFile(stderr.Name()) // the error stands without it
+		said, _ := os.ReadFile(log) // the error stands without it
 		err = r.failure(ctx, "restore", err, said)
-		return 0, errors.Join(err, r.Discard(ctx, o.ID))
+		return 0, errors.Join(err, r.Discard(ctx, id))
 	}
 	pid, err := readPID(pidFile)
 	if err != nil {
-		return 0, errors.Join(err, r.Discard(ctx, o.ID))
+		return 0, errors.Join(err, r.Discard(ctx, id))
 	}
 	return pid, nil
 }
@@ -145,20 +150,16 @@ func (r Runtime) CheckFree(id string) error {
 	if err := CheckID(id); err != nil {
 		return err
 	}
-	_, err := os.Lstat(filepath.Join(r.Root, id))
-	switch {
-	case err == nil:
+	if r.knows(id) {
 		return fmt.Errorf("%w: %s has a container %q in %s", ErrExists, r.Name, id, r.Root)
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
 	}
-	return fmt.Errorf("look for container %q: %w", id, err)
+	return nil
 }
 
 // Discard removes what a failed or killed restore left of the ID in the runtime. Nothing
 // there is no error.
 func (r Runtime) Discard(ctx context.Context, id string) error {
-	if _, err := os.Lstat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrNotExist) {
+	if !r.knows(id) {
 		return nil
 	}
 	_, err := r.run(context.WithoutCancel(ctx), "delete", "--force", id)

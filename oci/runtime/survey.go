@@ -195,12 +195,6 @@ func sniff(root string, e fs.DirEntry) (kind, string, bool) {
 	return kind{}, "", false
 }
 
-// The names of runsc's state files: ID_sandbox:SANDBOX.state.
-const (
-	sandboxMark  = "_sandbox:"
-	sandboxState = ".state"
-)
-
 // runcBundle reads the bundle of runc's state.json: a label of the configuration.
 func runcBundle(dir string) string {
 	var st struct {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/ckarchive/ckarchive/archive"
 )
 
 // Direct is the name of the runtime that ckarchive itself is for containers it
@@ -82,7 +84,7 @@ type Runtime struct {
 // ErrNoRuntime says that a runtime is not installed.
 var ErrNoRuntime = errors.New("runtime is not installed")
 
-// ErrNoRestore says that a runtime, as it is installed, does not restore CRIU's images.
+// ErrNoRestore says that a runtime, as it is installed, does not restore images of a kind.
 var ErrNoRestore = errors.New("runtime cannot restore")
 
 // Lookup finds the runtime called name, or the one at the path name. root overrides its
@@ -136,13 +138,15 @@ func (r Runtime) RestoreTakes(option string) bool {
 	return slices.Contains(r.kind.restoreFlags, option)
 }
 
-// CheckRestore tells whether the installed runtime restores CRIU's images: an [ErrNoRestore] if
-// not. crun can be built without.
-func (r Runtime) CheckRestore(ctx context.Context) error {
-	if !r.CanRestore() {
+// CheckRestore tells whether the installed runtime restores images of a format, [archive.FormatCRIU] or
+// [archive.FormatGVisor]: an [ErrNoRestore] if not. crun can be built without CRIU.
+func (r Runtime) CheckRestore(ctx context.Context, format string) error {
+	switch {
+	case format == archive.FormatGVisor && !r.kind.sandbox:
+		return fmt.Errorf("%s: %w images of gVisor: only runsc does", r.Name, ErrNoRestore)
+	case format == archive.FormatCRIU && !r.CanRestore():
 		return fmt.Errorf("%s: %w images of CRIU", r.Name, ErrNoRestore)
-	}
-	if r.kind.criuMark == "" {
+	case r.kind.criuMark == "":
 		return nil
 	}
 	said, err := r.aboutItself(ctx)
@@ -155,9 +159,14 @@ func (r Runtime) CheckRestore(ctx context.Context) error {
 	return nil
 }
 
-// CRIU tells whether CRIU can dump the runtime's containers: runsc's are processes of its
-// own kernel.
-func (r Runtime) CRIU() bool { return !r.kind.sandbox }
+// Format is whose images a dump of the runtime's containers has: those of runsc are processes of its
+// own kernel, which CRIU cannot dump.
+func (r Runtime) Format() string {
+	if r.kind.sandbox {
+		return archive.FormatGVisor
+	}
+	return archive.FormatCRIU
+}
 
 // knows tells whether the runtime's state directory has the container.
 func (r Runtime) knows(id string) bool {

@@ -60,7 +60,6 @@ func sources() []source {
 func ofRunsc() source {
 	return source{
 		name: "runsc checkpoint", quick: true, needs: []string{"runsc"}, sandbox: true,
-		refused: "CRIU cannot dump the container",
 		start: func(h *host) *env.Container {
 			c := env.Run(h.t, "runsc", h.path("runtime"), h.token, h.bundle(env.BundleOptions{
 				NoCgroupMount: true, Args: workload("--status", "/vol/status"),
