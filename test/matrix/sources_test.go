@@ -12,7 +12,6 @@ type source struct {
 	start   func(h *host) *env.Container
 	export  func(h *host) []string
 	sandbox bool     // the images are those of runsc
-	refused string   // the words in which export refuses, where nothing can be dumped yet
 	maps    []string // bind mounts that the engine makes
 }
 
