@@ -67,6 +67,10 @@ func (c *cgroups) make(h hierarchy) error {
 			return err
 		}
 		c.made = append(c.made, dir)
+		// Whatever the umask: the root user of a user namespace mounts what is below.
+		if err := os.Chmod(dir, 0o755); err != nil {
+			return err
+		}
 		if slices.Contains(h.controllers, "cpuset") {
 			// A new cpuset is empty, and nothing can join an empty one.
 			for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {

@@ -12,9 +12,9 @@ import (
 
 var errNoConsole = errors.New("the container has a terminal: give the socket that takes it (console-socket)")
 
-// sendConsole hands the master side of a terminal to whoever listens on a
+// SendConsole hands the master side of a terminal to whoever listens on a
 // socket, in the way of OCI runtimes.
-func sendConsole(ctx context.Context, socket string, master *os.File) (err error) {
+func SendConsole(ctx context.Context, socket string, master *os.File) (err error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {

@@ -184,7 +184,7 @@ var knownCauses = []knownCause{
 	{
 		regexp.MustCompile(`cg: `), "cgroup",
 		"the cgroups of the container could not be restored",
-		"use the manage-cgroups option with the value ignore", "manage-cgroups",
+		"use the manage-cgroups-mode option with the value ignore", "manage-cgroups-mode",
 	},
 	{
 		regexp.MustCompile(`Unseizable|SEIZE \d+:`), "ptrace",

@@ -12,6 +12,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/ckarchive/ckarchive/archive"
 )
@@ -93,8 +94,11 @@ func Restore(ctx context.Context, b Binary, opts RestoreOptions) (_ Restored, er
 		bin: b.Path, logPath: filepath.Join(r.opts.WorkDir, RestoreLog), privateMounts: true,
 		stdin: opts.Stdin, stdout: opts.Stdout, stderr: opts.Stderr, extra: r.extra,
 		keepSession: opts.ShellJob, notify: r.notify,
-		prepare: func() error { return bindRoot(r.opts.Rootfs, root) },
-		started: func(pid int, _ *rpc.CriuReq) error { return r.cgroups.join(pid) },
+		prepare: func() error { return errors.Join(bindRoot(r.opts.Rootfs, root), r.openWork()) },
+		started: func(pid int, req *rpc.CriuReq) error {
+			req.Opts.WorkDirFd = proto.Int32(int32(r.work.Fd())) //nolint:gosec // a descriptor
+			return r.cgroups.join(pid)
+		},
 	}
 	resp, err := s.run(ctx, &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: o})
 	if err != nil {
@@ -108,6 +112,7 @@ func Restore(ctx context.Context, b Binary, opts RestoreOptions) (_ Restored, er
 type restore struct {
 	opts    RestoreOptions
 	cgroups *cgroups
+	work    *os.File   // the work directory, as CRIU sees it
 	extra   []*os.File // descriptors 4, 5, ... of CRIU
 	opened  []*os.File // those of extra that are ours to close
 	pid     int        // first process of the container, once it is known
@@ -136,27 +141,37 @@ func (r *restore) prepare(ctx context.Context) error {
 	if _, err := Check(ctx, o.ImagesDir, CheckOptions{Spec: o.Spec}); err != nil {
 		return err
 	}
-	return ownImages(o.ImagesDir, o.Spec)
+	return ShareImages(o.ImagesDir, o.Spec)
 }
 
-// ownImages gives the images to the root user of the container's user
-// namespace: the tasks read some of them when they are in it already.
-func ownImages(dir string, spec *specs.Spec) error {
+// ShareImages lets the root user of the container's user namespace read and free the images: the
+// tasks open some of them when they are in it already, and some, by a race in CRIU, as a root
+// that is not mapped yet and has no more than the rights of the owner. So the owner stays and the
+// group gets the same. Without a user namespace nothing is changed.
+func ShareImages(dir string, spec *specs.Spec) error {
 	if !hasNamespace(spec, specs.UserNamespace) || spec.Linux == nil {
 		return nil
 	}
-	uid, ok := hostID(spec.Linux.UIDMappings)
-	gid, okGID := hostID(spec.Linux.GIDMappings)
-	if !ok || !okGID {
-		return errors.New("the user namespace of the spec has no mapping for its root user")
+	gid, ok := hostID(spec.Linux.GIDMappings)
+	if !ok {
+		return errors.New("the user namespace of the spec has no mapping for its root group")
 	}
 	names, err := listImages(dir)
 	if err != nil {
 		return err
 	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // read side
 	for _, name := range append(names, ".") {
-		if err := os.Lchown(filepath.Join(dir, name), uid, gid); err != nil {
-			return fmt.Errorf("give image to the container's root user: %w", err)
+		mode := os.FileMode(0o660)
+		if name == "." {
+			mode = 0o770
+		}
+		if err := errors.Join(root.Lchown(name, -1, gid), root.Chmod(name, mode)); err != nil {
+			return fmt.Errorf("let the container's root user read image %q: %w", name, err)
 		}
 	}
 	return nil
@@ -176,6 +191,16 @@ func resources(spec *specs.Spec) *specs.LinuxResources {
 		return nil
 	}
 	return spec.Linux.Resources
+}
+
+// openWork opens the work directory in CRIU's mount namespace: CRIU mounts its view of the cgroups in
+// it, which it cannot do in another namespace's.
+func (r *restore) openWork() (err error) {
+	if r.work, err = os.Open(r.opts.WorkDir); err != nil {
+		return fmt.Errorf("open work directory: %w", err)
+	}
+	r.opened = append(r.opened, r.work)
+	return nil
 }
 
 // bindRoot makes the root file system a mount point, which CRIU wants it to be.
@@ -198,7 +223,7 @@ func (r *restore) notify(ctx context.Context, n notification) (*rpc.CriuOpts, er
 		case r.opts.ConsoleSocket == "":
 			r.hook = errNoConsole
 		default:
-			r.hook = sendConsole(ctx, r.opts.ConsoleSocket, n.files[0])
+			r.hook = SendConsole(ctx, r.opts.ConsoleSocket, n.files[0])
 		}
 	case notePostSetupNS:
 		r.hook = r.raiseVeth()

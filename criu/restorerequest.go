@@ -23,9 +23,7 @@ func (r *restore) request(o *rpc.CriuOpts, root string) error {
 	if err := r.opts.Flags.apply(o); err != nil {
 		return err
 	}
-	// Ignore: the tasks stay where CRIU is, in cgroups that were made for them. The
-	// images of a hybrid host may hold the cgroups of others.
-	mode, err := cgroupMode(r.opts.CgroupMode, rpc.CriuCgMode_IGNORE)
+	mode, err := cgroupMode(r.opts.CgroupMode, defaultCgroupMode(r.opts.Spec))
 	if err != nil {
 		return err
 	}
@@ -70,6 +68,16 @@ func (r *restore) request(o *rpc.CriuOpts, root string) error {
 		o.EmptyNs = proto.Uint32(unix.CLONE_NEWNET)
 	}
 	return nil
+}
+
+// defaultCgroupMode is ignore: the tasks stay where CRIU is, in cgroups that were made for them.
+// The images of a hybrid host may hold the cgroups of others. A cgroup namespace of the
+// container's own is made by CRIU, and only where it deals with cgroups.
+func defaultCgroupMode(spec *specs.Spec) rpc.CriuCgMode {
+	if path, ok := namespacePath(spec, specs.CgroupNamespace); ok && path == "" {
+		return rpc.CriuCgMode_SOFT
+	}
+	return rpc.CriuCgMode_IGNORE
 }
 
 // mounts maps the external mounts and makes missing mount points.

@@ -32,6 +32,9 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 	if err := criu.PrepareMountpoints(r.rootfs, images, r.cmd.MapMount); err != nil {
 		return err
 	}
+	if err := criu.ShareImages(images, spec); err != nil {
+		return err
+	}
 	files, err := r.cmd.inheritedFiles()
 	if err != nil {
 		return err
@@ -59,7 +62,7 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 			return err
 		}
 	}
-	if opts.Stdin, opts.Stdout, opts.Stderr, err = r.stdio(); err != nil {
+	if opts.Stdin, opts.Stdout, opts.Stderr, err = r.stdio(ctx); err != nil {
 		return err
 	}
 	pid, err := r.runtime.Restore(ctx, opts)
@@ -155,7 +158,7 @@ func (r *restore) restoreDirectly(ctx context.Context, images string, spec *spec
 	if opts.EmptyDir, err = r.makeEmpty(); err != nil {
 		return err
 	}
-	if opts.Stdin, opts.Stdout, opts.Stderr, err = r.stdio(); err != nil {
+	if opts.Stdin, opts.Stdout, opts.Stderr, err = r.stdio(ctx); err != nil {
 		return err
 	}
 	restored, err := criu.Restore(ctx, r.criu, opts)

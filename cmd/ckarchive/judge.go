@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
@@ -344,7 +345,7 @@ func (r *restore) rebuildSpec() (*specs.Spec, error) {
 		return nil, err
 	}
 	res, err := policy.Rebuild(r.spec, policy.Options{
-		Rootfs: r.rootfs, Mounts: r.cmd.MapMount, ExternalNamespaces: namespaces,
+		Rootfs: r.rootfs, Mounts: r.bindSources(), ExternalNamespaces: namespaces,
 		Annotations: r.annotations(),
 	})
 	if err != nil {
@@ -358,6 +359,18 @@ func (r *restore) rebuildSpec() (*specs.Spec, error) {
 	}
 	res.Spec.Linux.CgroupsPath = r.cmd.CgroupPath // empty: the engine chooses by the ID
 	return res.Spec, nil
+}
+
+// bindSources are those of --map-mount that are for the configuration. What was mounted below a
+// bind mount is in the images alone, and CRIU is told of it.
+func (r *restore) bindSources() map[string]string {
+	sources := maps.Clone(r.cmd.MapMount)
+	maps.DeleteFunc(sources, func(dest, _ string) bool {
+		bind := func(m specs.Mount) bool { return m.Destination == dest }
+		external := func(e archive.External) bool { return e.Kind == "mount" && e.Path == dest }
+		return !slices.ContainsFunc(r.spec.Mounts, bind) && slices.ContainsFunc(r.meta.Externals, external)
+	})
+	return sources
 }
 
 // annotations are what the bundle says of its container.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,12 +16,16 @@ import (
 // stdio is what the container's standard descriptors become: ckarchive's own in the foreground; a
 // log otherwise, so that a caller who waits for the end of our output is not kept waiting by
 // the container. What was a file or a FIFO of the dumping host becomes one again.
-func (r *restore) stdio() (in, out, errs *os.File, err error) {
+func (r *restore) stdio(ctx context.Context) (in, out, errs *os.File, err error) {
 	if !r.cmd.Detach {
 		in = r.app.stdin
 	}
 	if r.spec.Process != nil && r.spec.Process.Terminal {
 		return in, nil, nil, nil
+	}
+	if r.hadHostTerminal() && !(isTerminal(r.app.stdout) && !r.cmd.Detach) {
+		terminal, err := r.hostTerminal(ctx)
+		return terminal, terminal, terminal, err
 	}
 	if out, err = r.outputOf(1, r.app.stdout); err != nil {
 		return nil, nil, nil, err

@@ -87,7 +87,7 @@ func ticksIn(t *testing.T, log string) []int {
 		t.Fatal(err)
 	}
 	var list []int
-	for line := range strings.Lines(strings.ReplaceAll(string(b), "\r", "")) { // a terminal's
+	for line := range strings.Lines(strings.NewReplacer("\r", "", "\x00", "").Replace(string(b))) { // of a terminal, of a file that begins with a hole
 		number, ok := strings.CutPrefix(line, "tick ")
 		digits, whole := strings.CutSuffix(number, "\n")
 		if !ok || !whole {

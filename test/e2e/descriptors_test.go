@@ -1,9 +1,6 @@
 package e2e
 
 import (
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -71,27 +68,6 @@ func namedLog(t *testing.T, o outcome, name string) string {
 	}
 	t.Fatalf("no %s is named: %s", name, o)
 	return ""
-}
-
-// Standard output on a file of the host: the way of `runc run >file`.
-func TestOutputOnHostFile(t *testing.T) {
-	for _, engine := range []string{"runtime", "direct"} {
-		t.Run(engine, func(t *testing.T) {
-			h := newHost(t)
-			bundle := env.Bundle(t, h.path("c"), counts())
-			c := &container{t: t, h: h, id: h.id("c"), bundle: bundle, rootfs: h.copyBase(filepath.Join(bundle, "rootfs")), log: h.path("out.log")}
-			out, err := os.OpenFile(c.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-			must(t, err)
-			t.Cleanup(c.remove)
-			cmd := exec.Command("runc", "--root", h.runtime, "run", "--detach", "--bundle", bundle, c.id)
-			cmd.Stdout, cmd.Stderr = out, out
-			must(t, cmd.Run())
-			must(t, out.Close())
-			c.awaitTicks(3)
-			path := c.export("c.tar", "--base", h.built.base)
-			h.restore("r", path, "--engine", engine, "--base", h.built.base).wellFrom(c)
-		})
-	}
 }
 
 func TestFileLock(t *testing.T) {
