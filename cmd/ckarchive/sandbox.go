@@ -176,7 +176,7 @@ func (r *restore) restoreSandbox(ctx context.Context, images string) error {
 	opts := runtime.SandboxRestoreOptions{
 		ID: r.id, Bundle: r.bundle, ImagesDir: images, WorkDir: r.work(), ConsoleSocket: r.cmd.ConsoleSocket, Flags: flags,
 	}
-	if opts.Stdin, opts.Stdout, opts.Stderr, err = r.stdio(); err != nil {
+	if opts.Stdin, opts.Stdout, opts.Stderr, err = r.stdio(ctx); err != nil {
 		return err
 	}
 	pid, err := r.runtime.RestoreSandbox(ctx, opts)
