@@ -35,6 +35,10 @@ type CheckOptions struct {
 	AnyArchitecture bool
 	// taken are pages files that are no longer in the directory: name to size in bytes.
 	taken map[string]int64
+	// remote says that the memory with its page maps is with a page server.
+	remote bool
+	// child says that part of the memory is in the images that parentLink names.
+	child bool
 }
 
 // Checked is what a check learned about images.
@@ -50,7 +54,11 @@ type Checked struct {
 // that names the file and the rule.
 func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) {
 	var c Checked
-	names, err := listImages(dir)
+	var links []string
+	if opts.child {
+		links = append(links, parentLink)
+	}
+	names, err := listImages(dir, links...)
 	if err != nil {
 		return c, err
 	}
@@ -83,7 +91,10 @@ func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) 
 	if c.Architecture != runtime.GOARCH && !opts.AnyArchitecture {
 		return c, imageError(coreName(tasks[0].GetPid()), "tasks are of architecture %s, this host is %s", c.Architecture, runtime.GOARCH)
 	}
-	if c.MemoryBytes, err = checkPages(ctx, dir, names, pids, pageSize(c.Architecture), opts.taken); err != nil {
+	if !opts.remote {
+		c.MemoryBytes, err = checkPages(ctx, dir, names, pids, pageSize(c.Architecture), opts.taken)
+	}
+	if err != nil {
 		return c, err
 	}
 	if err := checkMountImages(dir, names); err != nil {
@@ -182,6 +193,9 @@ func checkTask(dir string, pid uint32, opts CheckOptions) (string, error) {
 	}
 	if _, err := readEntry[mm.MmEntry](dir, fmt.Sprintf("mm-%d.img", pid), magicMM); err != nil {
 		return "", err
+	}
+	if opts.remote {
+		return arch, checkCapabilities(name, core.GetThreadCore().GetCreds(), opts.Spec)
 	}
 	pagemap := fmt.Sprintf("pagemap-%d.img", pid)
 	f, _, err := openImage(dir, pagemap)

@@ -32,9 +32,27 @@ type DumpOptions struct {
 	TCPSkipInFlight bool          // leave out connections that are not established yet
 	LinkRemap       bool          // allow deleted files with other names; links appear in Rootfs until the container goes on
 	GhostLimit      uint32        // bytes of a deleted file that is dumped; 0: CRIU's limit of 1 MiB
-	FreezeTimeout   time.Duration // for stopping the tasks; 0: CRIU's 10 seconds
-	IrmapPaths      []string      // directories to search for files watched with inotify
+	FreezeTimeout   time.Duration // for stopping the tasks, in whole seconds; 0: CRIU's 10 seconds
+	ForceIrmap      bool          // find the names of files watched with inotify by a search, whatever the file system
+	IrmapPaths      []string      // directories that are searched first, and implies ForceIrmap
+	EmptyNetNS      bool          // leave the network namespace out but for its existence
 	External        []string      // further external objects in CRIU's notation, as "unix[1234]"
+	// ExternalSockets are names of unix sockets outside of the container, paths or abstract ("@name"):
+	// the container's connections to them are left for the restore to make again.
+	ExternalSockets []string
+	// Parent is an image directory of an earlier [PreDump] or dump of the container: only memory that
+	// changed since is written, and ImagesDir is of no use without it. It needs [Features].MemTrack.
+	Parent string
+	// AutoDedup frees in Parent what the new images hold too.
+	AutoDedup bool
+	// PageServer, unless empty, is the ADDRESS:PORT of a page server ("criu page-server"), which gets
+	// the memory; ImagesDir then holds everything else.
+	PageServer string
+	// LazyPages, unless empty, is the ADDRESS:PORT on which the memory is served page by page when
+	// PostDump has returned nil, to "criu lazy-pages" on the host of the restore. The dump is over when all
+	// of it is there. LazyReady, unless nil, runs when somebody may connect.
+	LazyPages string
+	LazyReady func() error
 	// TakePages, unless nil, reads the memory while it is dumped: the pages files are pipes to it
 	// and are not in ImagesDir afterwards. The dump is over when all of it has been read.
 	TakePages TakePages
@@ -58,29 +76,11 @@ type Dumped struct {
 // the container is as it was, unless [*Error].Running says otherwise.
 func Dump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
 	d := &dump{opts: opts}
-	if err := d.prepare(); err != nil {
-		return Dumped{}, fmt.Errorf("prepare dump of process %d: %w", opts.PID, err)
-	}
-	var err error
-	if d.result.Version, err = b.Version(ctx); err != nil {
-		return Dumped{}, err
-	}
-	f, err := gatherFacts(opts.PID)
+	o, err := d.begin(ctx, b)
 	if err != nil {
 		return Dumped{}, fmt.Errorf("prepare dump of process %d: %w", opts.PID, err)
 	}
-	dirs, err := openDirs(d.opts.ImagesDir, d.opts.WorkDir)
-	if err != nil {
-		return Dumped{}, fmt.Errorf("prepare dump of process %d: %w", opts.PID, err)
-	}
-	defer dirs.close()
-	o := dirs.options(DumpLog)
-	if d.result.Externals, err = dumpRequest(o, d.opts, f); err != nil {
-		return Dumped{}, fmt.Errorf("prepare dump of process %d: %w", opts.PID, err)
-	}
-	if err := markDirectories(opts.PID, d.result.Externals); err != nil {
-		return Dumped{}, err
-	}
+	defer d.dirs.close()
 	if err := d.openPipes(ctx); err != nil {
 		return Dumped{}, fmt.Errorf("prepare dump of process %d: %w", opts.PID, err)
 	}
@@ -88,6 +88,12 @@ func Dump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
 	s := session{
 		bin: b.Path, logPath: d.result.LogPath, privateMounts: true,
 		notify: d.notify, accepted: notePostDump,
+	}
+	if opts.LazyPages != "" {
+		if err := d.serveLazily(&s); err != nil {
+			return Dumped{}, fmt.Errorf("prepare dump of process %d: %w", opts.PID, err)
+		}
+		defer os.Remove(s.configFile) //nolint:errcheck // of use to CRIU alone, which has ended
 	}
 	if _, err := s.run(ctx, &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: o}); err != nil {
 		// CRIU only knows that a pipe was closed; whoever read it knows why.
@@ -104,9 +110,49 @@ func Dump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
 	return d.result, nil
 }
 
+// begin finds out what the request of a dump needs, and makes it. The caller closes d.dirs.
+func (d *dump) begin(ctx context.Context, b Binary) (*rpc.CriuOpts, error) {
+	if err := d.opts.validate(); err != nil {
+		return nil, err
+	}
+	var err error
+	if d.result.Version, err = b.Version(ctx); err != nil {
+		return nil, err
+	}
+	if d.opts.Parent != "" {
+		if err := b.tracksMemory(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := d.prepare(); err != nil {
+		return nil, err
+	}
+	f, err := gatherFacts(d.opts.PID)
+	if err != nil {
+		return nil, err
+	}
+	sockets, err := socketsTo(d.opts.PID, d.opts.ExternalSockets)
+	if err != nil {
+		return nil, err
+	}
+	if d.dirs, err = openDirs(d.opts.ImagesDir, d.opts.WorkDir); err != nil {
+		return nil, err
+	}
+	o := d.dirs.options(DumpLog)
+	if d.result.Externals, err = dumpRequest(o, d.opts, f, sockets); err == nil {
+		err = markDirectories(d.opts.PID, d.result.Externals)
+	}
+	if err != nil {
+		d.dirs.close()
+		return nil, err
+	}
+	return o, nil
+}
+
 // dump is a dump at work.
 type dump struct {
 	opts   DumpOptions
+	dirs   *dirs
 	result Dumped
 	pipes  *pagePipes
 	hook   error // what PostDump or the checks before it said
@@ -140,11 +186,25 @@ func (d *dump) closePipes() {
 	}
 }
 
+// validate refuses options that cannot be meant, before anything is made.
+func (o DumpOptions) validate() error {
+	switch {
+	case o.Spec == nil || o.PID <= 0 || o.Rootfs == "" || o.ImagesDir == "":
+		return errors.New("a spec, a process, a root file system and an image directory are needed")
+	case o.AutoDedup && o.Parent == "":
+		return errors.New("auto dedup frees memory in a parent, and none was given")
+	case o.LazyPages != "" && o.PageServer != "":
+		return errors.New("memory is either served lazily or sent to a page server")
+	case o.LazyPages != "" && o.LeaveRunning:
+		return errors.New("memory that is served lazily goes away: the container cannot go on here")
+	case o.TakePages != nil && (o.LazyPages != "" || o.PageServer != "" || o.AutoDedup):
+		return errors.New("memory goes to one place")
+	}
+	return nil
+}
+
 func (d *dump) prepare() error {
 	o := &d.opts
-	if o.Spec == nil || o.PID <= 0 || o.Rootfs == "" || o.ImagesDir == "" {
-		return errors.New("a spec, a process, a root file system and an image directory are needed")
-	}
 	var err error
 	if o.ImagesDir, err = makeDir(o.ImagesDir); err != nil {
 		return err
@@ -193,6 +253,12 @@ func (d *dump) notify(ctx context.Context, n notification) (*rpc.CriuOpts, error
 	case notePostDump:
 		d.hook = d.postDump(ctx)
 		return nil, d.hook
+	case noteStatusReady:
+		if d.opts.LazyReady == nil {
+			return nil, nil //nolint:nilnil // nobody waits for it
+		}
+		d.hook = d.opts.LazyReady()
+		return nil, d.hook
 	default:
 		return nil, nil //nolint:nilnil // nothing to add is an answer
 	}
@@ -208,7 +274,9 @@ func (d *dump) postDump(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	checked, err := Check(ctx, d.opts.ImagesDir, CheckOptions{taken: taken})
+	checked, err := Check(ctx, d.opts.ImagesDir, CheckOptions{
+		taken: taken, remote: d.opts.PageServer != "", child: d.opts.Parent != "",
+	})
 	if err != nil {
 		return fmt.Errorf("images of the dump are not whole: %w", err)
 	}

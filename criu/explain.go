@@ -42,7 +42,7 @@ var knownCauses = []knownCause{
 		"use the file-locks option", "file-locks",
 	},
 	{
-		regexp.MustCompile(`anon_inode:\[io_uring\]|io_uring`), "io-uring",
+		regexp.MustCompile(`anon_inode:\[io_uring\]|io_uring|send_fds failed \(-22\)|Can\'t retrieve FDs from socket`), "io-uring",
 		"a task uses io_uring, which CRIU cannot dump",
 		"run the program without io_uring (UV_USE_IO_URING=0 for libuv and Node.js)", "",
 	},
@@ -160,6 +160,36 @@ var knownCauses = []knownCause{
 		regexp.MustCompile(`Missing required plugin`), "plugin-missing",
 		"the images need a plugin of CRIU, for a GPU for example",
 		"install the plugin and what it needs", "",
+	},
+	{
+		regexp.MustCompile(`Can't dump nested \S+ namespace`), "nested-namespace",
+		"a task has a user, PID, IPC, UTS, cgroup or time namespace of its own, which CRIU cannot dump",
+		"end the sandboxed process, or run the program without its own sandbox (as --no-sandbox)", "",
+	},
+	{
+		regexp.MustCompile(`In-flight connections? (?:\(l\)|can be)`), "tcp-in-flight",
+		"a listening socket has connections that were not accepted yet",
+		"wait until they are accepted, or use the tcp-skip-in-flight option to drop them", "tcp-skip-in-flight",
+	},
+	{
+		regexp.MustCompile(`Unsupported proto|Unknown socket collected`), "socket-type",
+		"a task has a socket of a family or protocol that CRIU cannot dump",
+		"close it before the dump", "",
+	},
+	{
+		regexp.MustCompile(`is outside of its pid namespace`), "session-outside",
+		"a task belongs to a session whose leader is outside of the container's PID namespace",
+		"start the container detached or with a terminal of its own (setsid)", "",
+	},
+	{
+		regexp.MustCompile(`non-regular mapping`), "device-mapping",
+		"a task has a device mapped into its memory, which CRIU cannot dump",
+		"end the use of the device before the dump", "",
+	},
+	{
+		regexp.MustCompile(`has uprobes vma`), "uprobes",
+		"a tracing tool has put uprobes into a task",
+		"end the tracing, or put allow-uprobes into a configuration file of CRIU", "",
 	},
 	{
 		regexp.MustCompile(`Can't dump file \d+ of that type`), "file-type",

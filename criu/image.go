@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"syscall"
 
 	"google.golang.org/protobuf/proto"
@@ -189,8 +190,9 @@ func missing(name string, err error) error {
 	return err
 }
 
-// listImages gives the names of the files in an image directory, sorted.
-func listImages(dir string) ([]string, error) {
+// listImages gives the names of the files in an image directory, sorted. Apart from the links
+// that are named it may hold nothing but files and directories.
+func listImages(dir string, links ...string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
@@ -200,7 +202,7 @@ func listImages(dir string) ([]string, error) {
 	}
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {
-		if !e.Type().IsRegular() && !e.IsDir() {
+		if !e.Type().IsRegular() && !e.IsDir() && !slices.Contains(links, e.Name()) {
 			return nil, imageError(e.Name(), "not a regular file")
 		}
 		if e.Type().IsRegular() {

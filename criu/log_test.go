@@ -18,6 +18,12 @@ func TestExplain(t *testing.T) {
 		"network-not-ready":    {"(00.031007)      1: Error (criu/sk-inet.c:1085): inet: Can't connect inet socket back: Network is unreachable"},
 		"address-in-use":       {"(00.031007)      1: Error (criu/sk-inet.c:1059): inet: Can't bind inet socket (id 12): Address already in use"},
 		"file-locks":           {"(00.021007) Error (criu/file-lock.c:110): Some file locks are hold by dumping tasks! You can try --file-locks to dump them."},
+		"nested-namespace":     {`(00.05) Error (criu/namespaces.c:460): Can't dump nested pid namespace for 4242`},
+		"tcp-in-flight":        {`(00.05) Error (criu/sk-inet.c:185): In-flight connection (l) for 3a1f`, `(00.05) Error (criu/sk-inet.c:186): In-flight connections can be ignored with the "--skip-in-flight" option.`},
+		"socket-type":          {`(00.05) Error (criu/sk-inet.c:123): inet: Unsupported proto 132 for socket 3a1f`},
+		"session-outside":      {`(00.05) Error (criu/cr-dump.c:1528): A session leader of 4242(7) is outside of its pid namespace`},
+		"device-mapping":       {`(00.05) Error (criu/proc_parse.c:663): Can't handle non-regular mapping on 4242's map 7f0000000000`},
+		"uprobes":              {`(00.05) Error (criu/proc_parse.c:614): PID 4242 has uprobes vma. Consider using --allow-uprobes.`},
 		"io-uring":             {"(00.021007) Error (criu/files-ext.c:94): Can't dump file 600 of that type [600] (anon anon_inode:[io_uring])"},
 		"file-type":            {"(00.021007) Error (criu/files-ext.c:94): Can't dump file 5 of that type [20600] (chr dev/fuse)"},
 		"unix-stream-external": {"(00.021007) Error (criu/sk-unix.c:881): unix: Can't dump half of stream unix connection. name: (null); peer name: /run/x"},
@@ -81,6 +87,24 @@ func TestExplain(t *testing.T) {
 		}
 		if !strings.Contains(e.Error(), e.Cause) || !strings.Contains(e.Error(), e.Lines[0]) || !strings.Contains(e.Error(), path) {
 			t.Errorf("%s: text %q lacks the cause, CRIU's line or the log", code, e)
+		}
+	}
+}
+
+// TestExplainUnderOtherNames knows a cause by the lines that CRIU's helpers log of it.
+func TestExplainUnderOtherNames(t *testing.T) {
+	for line, want := range map[string]string{
+		"Error (compel/src/lib/infect-util.c:1): send_fds failed (-22)":                 "io-uring",
+		"Error (criu/parasite-syscall.c:280): Can't retrieve FDs from socket":           "io-uring",
+		"Error (criu/sockets.c:767): BUG! Unknown socket collected (family 29)":         "socket-type",
+		"Error (criu/namespaces.c:739): Can't dump nested time namespace for 42":        "nested-namespace",
+		"Error (criu/sk-inet.c:123): inet: Unsupported proto 262 for socket 3a1f":       "mptcp-socket",
+		"Error (criu/sk-unix.c:494): unix: In-flight connection on listening socket 77": "",
+	} {
+		path := filepath.Join(t.TempDir(), "dump.log")
+		must(t, os.WriteFile(path, []byte("(00.05) "+line+"\n"), 0o600))
+		if c, _, _ := Explain(path); c.Code != want {
+			t.Errorf("%q is explained as %q, want %q", line, c.Code, want)
 		}
 	}
 }

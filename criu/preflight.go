@@ -43,6 +43,7 @@ type PreflightOptions struct {
 	TCPSkipInFlight bool
 	IrmapPaths      []string
 	External        []string
+	ExternalSockets []string
 }
 
 // Severity tells how much a finding matters.

@@ -17,16 +17,6 @@ var preflightCauses = []Finding{
 		Remedy: "give the directory that is mounted as the container's root",
 	},
 	{
-		Code: "session-outside", Severity: Blocker,
-		Text:   "a task belongs to a session whose leader is outside of the container's PID namespace",
-		Remedy: "start the container detached or with a terminal of its own (setsid)",
-	},
-	{
-		Code: "nested-namespace", Severity: Blocker,
-		Text:   "a task has a user, PID, IPC, UTS, cgroup or time namespace of its own, which CRIU cannot dump",
-		Remedy: "end the sandboxed process, or run the program without its own sandbox (as --no-sandbox)",
-	},
-	{
 		Code: "tmpfs-size", Severity: Warning,
 		Text:   "a tmpfs holds much data, which is packed with tar and gzip while the container stands still",
 		Remedy: "delete what is not needed, or mount a volume in its place",
@@ -35,26 +25,6 @@ var preflightCauses = []Finding{
 		Code: "nested-tmpfs", Severity: Warning,
 		Text:   "a tmpfs lies below a volume: its content is copied, and is private to the container after a restore",
 		Remedy: "give it to the container as a volume of its own",
-	},
-	{
-		Code: "tcp-in-flight", Severity: Blocker, Option: "tcp-skip-in-flight",
-		Text:   "a listening socket has connections that were not accepted yet",
-		Remedy: "wait until they are accepted, or use the tcp-skip-in-flight option to drop them",
-	},
-	{
-		Code: "device-mapping", Severity: Blocker,
-		Text:   "a task has a device mapped into its memory, which CRIU cannot dump",
-		Remedy: "end the use of the device before the dump",
-	},
-	{
-		Code: "uprobes", Severity: Blocker,
-		Text:   "a tracing tool has put uprobes into a task",
-		Remedy: "end the tracing, or put allow-uprobes into a configuration file of CRIU",
-	},
-	{
-		Code: "socket-type", Severity: Blocker,
-		Text:   "a task has a socket of a family or protocol that CRIU cannot dump",
-		Remedy: "close it before the dump",
 	},
 	{
 		Code: "gpu-plugin", Severity: Info,

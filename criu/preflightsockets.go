@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -200,7 +199,7 @@ func (p *preflight) unixSockets(held []openSocket, all map[uint32]unixSocket) {
 			code = "unix-external"
 		}
 		subject += fmt.Sprintf(" (unix[%d])", ino)
-		if p.declared(s.file, ino) {
+		if p.declared(s.file, ino) || slices.Contains(p.opts.ExternalSockets, plainSocketName(peer.name)) {
 			p.addAs(Info, code, key, subject+", declared as external")
 			continue
 		}
@@ -208,11 +207,8 @@ func (p *preflight) unixSockets(held []openSocket, all map[uint32]unixSocket) {
 	}
 }
 
-// socketName makes the name of a unix socket readable: an abstract one begins
-// with a zero byte, a path ends with one.
-func socketName(name string) string {
-	return strconv.QuoteToGraphic(strings.ReplaceAll(strings.TrimSuffix(name, "\x00"), "\x00", "@"))
-}
+// socketName makes the name of a unix socket readable, whatever bytes it holds.
+func socketName(name string) string { return strconv.QuoteToGraphic(plainSocketName(name)) }
 
 // declared tells whether a dump tells CRIU that a socket's other end is outside:
 // because it was asked to, or because the container was started with the socket.

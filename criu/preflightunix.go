@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/ckarchive/ckarchive/archive"
 )
 
 // The kernel's messages about unix sockets (linux/unix_diag.h).
@@ -131,4 +135,57 @@ func parseUnixSockets(b []byte, found map[uint32]unixSocket) (done bool, err err
 		found[binary.NativeEndian.Uint32(m.Data[4:])] = s
 	}
 	return false, nil
+}
+
+// socketsTo gives the unix sockets of a container that are connected to one of the named sockets
+// outside of it, as CRIU's external objects. A name is a path, or an abstract one with "@" in front.
+func socketsTo(pid int, names []string) ([]archive.External, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	tasks, err := taskTree(pid)
+	if err != nil {
+		return nil, err
+	}
+	all, err := unixSocketsOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	var found []archive.External
+	seen := map[string]bool{}
+	reached := map[string]bool{}
+	for _, t := range tasks {
+		files, err := openFiles(t)
+		if err != nil {
+			continue // it has ended
+		}
+		for _, f := range files {
+			s, ok := all[uint32(f.stat.Ino)] //nolint:gosec // the kernel tells sockets by 32 bits
+			if !ok || s.peer == 0 || f.stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+				continue
+			}
+			name := plainSocketName(all[s.peer].name)
+			key := fmt.Sprintf("unix[%d]", f.stat.Ino)
+			if !slices.Contains(names, name) {
+				continue
+			}
+			reached[name] = true
+			if !seen[key] {
+				seen[key] = true
+				found = append(found, archive.External{Kind: kindUnix, Key: key, Path: name, FD: f.fd, Flags: f.flags})
+			}
+		}
+	}
+	for _, n := range names {
+		if !reached[n] {
+			return nil, fmt.Errorf("no task is connected to a unix socket %q", n)
+		}
+	}
+	return found, nil
+}
+
+// plainSocketName is the name of a unix socket as people write it: an abstract one begins with a
+// zero byte, a path ends with one.
+func plainSocketName(name string) string {
+	return strings.ReplaceAll(strings.TrimSuffix(name, "\x00"), "\x00", "@")
 }

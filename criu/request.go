@@ -85,7 +85,7 @@ func parseInterfaces(text string) []string {
 
 // dumpRequest fills in the options of a dump and gives the external objects
 // that they declare.
-func dumpRequest(o *rpc.CriuOpts, opts DumpOptions, f facts) ([]archive.External, error) {
+func dumpRequest(o *rpc.CriuOpts, opts DumpOptions, f facts, sockets []archive.External) ([]archive.External, error) {
 	if err := opts.Flags.apply(o); err != nil {
 		return nil, err
 	}
@@ -110,9 +110,12 @@ func dumpRequest(o *rpc.CriuOpts, opts DumpOptions, f facts) ([]archive.External
 	if opts.FreezeTimeout > 0 {
 		o.Timeout = proto.Uint32(uint32(max(1, opts.FreezeTimeout.Seconds())))
 	}
-	if len(opts.IrmapPaths) > 0 {
+	if opts.ForceIrmap || len(opts.IrmapPaths) > 0 {
 		o.ForceIrmap = proto.Bool(true)
 		o.IrmapScanPaths = opts.IrmapPaths
+	}
+	if err := memoryRequest(o, opts); err != nil {
+		return nil, err
 	}
 	if dir := freezeCgroup(f.hierarchies, f.cgroups, f.self); dir != "" {
 		o.FreezeCgroup = proto.String(dir)
@@ -121,10 +124,22 @@ func dumpRequest(o *rpc.CriuOpts, opts DumpOptions, f facts) ([]archive.External
 	for _, e := range ext {
 		o.ExtMnt = append(o.ExtMnt, &rpc.ExtMountMap{Key: proto.String(e.Path), Val: proto.String(e.Key)})
 	}
-	if p, ok := namespacePath(opts.Spec, specs.NetworkNamespace); ok && p != "" {
+	ext = append(ext, namespaceRequest(o, opts, f)...)
+	for _, s := range sockets {
+		o.External = append(o.External, s.Key)
+	}
+	o.External = append(o.External, opts.External...)
+	return append(ext, sockets...), nil
+}
+
+// namespaceRequest fills in which namespaces belong to others.
+func namespaceRequest(o *rpc.CriuOpts, opts DumpOptions, f facts) (ext []archive.External) {
+	p, own := namespacePath(opts.Spec, specs.NetworkNamespace)
+	switch {
+	case own && p != "":
 		o.External = append(o.External, fmt.Sprintf("net[%d]:%s", f.netNS, keyNetNS))
 		ext = append(ext, archive.External{Kind: kindNet, Key: keyNetNS, Path: p})
-	} else if ok && !slices.Equal(f.interfaces, []string{"lo"}) {
+	case opts.EmptyNetNS, own && !slices.Equal(f.interfaces, []string{"lo"}):
 		// Interfaces beside lo belong to whoever set them up and will again: CRIU could
 		// not restore their other ends.
 		o.EmptyNs = proto.Uint32(unix.CLONE_NEWNET)
@@ -133,6 +148,5 @@ func dumpRequest(o *rpc.CriuOpts, opts DumpOptions, f facts) ([]archive.External
 		o.External = append(o.External, fmt.Sprintf("pid[%d]:%s", f.pidNS, keyPIDNS))
 		ext = append(ext, archive.External{Kind: kindPID, Key: keyPIDNS, Path: p})
 	}
-	o.External = append(o.External, opts.External...)
-	return ext, nil
+	return ext
 }

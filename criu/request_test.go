@@ -1,11 +1,14 @@
 package criu
 
 import (
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/mnt"
@@ -104,7 +107,7 @@ func TestDumpRequest(t *testing.T) {
 	ext, err := dumpRequest(o, DumpOptions{
 		Flags: Flags{FileLocks: true, NetworkLock: "nftables"}, Spec: spec, PID: 42, Rootfs: "/b/rootfs",
 		LeaveRunning: true, GhostLimit: 4096, IrmapPaths: []string{"/etc"}, External: []string{"unix[7]"},
-	}, f)
+	}, f, nil)
 	must(t, err)
 	// prototext puts one or two spaces on purpose.
 	got := strings.Join(strings.Fields(strings.ReplaceAll(prototext.MarshalOptions{Multiline: true}.Format(o), ":  ", ": ")), " ")
@@ -125,14 +128,117 @@ func TestDumpRequest(t *testing.T) {
 	// Interfaces of others in a namespace of its own: dumped without.
 	spec.Linux.Namespaces[1].Path = ""
 	o = &rpc.CriuOpts{}
-	_, err = dumpRequest(o, DumpOptions{Spec: spec}, f)
+	_, err = dumpRequest(o, DumpOptions{Spec: spec}, f, nil)
 	must(t, err)
 	if got, want := o.GetEmptyNs(), uint32(unix.CLONE_NEWNET); got != want {
 		t.Errorf("empty namespaces %#x, want %#x", got, want)
 	}
 	for _, bad := range []Flags{{NetworkLock: "x"}, {CgroupMode: "x"}} {
-		if _, err := dumpRequest(&rpc.CriuOpts{}, DumpOptions{Spec: spec, Flags: bad}, f); err == nil {
+		if _, err := dumpRequest(&rpc.CriuOpts{}, DumpOptions{Spec: spec, Flags: bad}, f, nil); err == nil {
 			t.Errorf("%+v: no error", bad)
+		}
+	}
+}
+
+// TestDumpOptions sets every option alone and wants what it adds to the request: an option that is
+// dropped on the way fails here.
+func TestDumpOptions(t *testing.T) {
+	parent, images := t.TempDir(), t.TempDir()
+	link, err := filepath.Rel(images, parent)
+	must(t, err)
+	request := func(set func(*DumpOptions)) []string {
+		t.Helper()
+		opts := DumpOptions{Spec: bindSpec(), PID: 42, Rootfs: "/b/rootfs", ImagesDir: images}
+		set(&opts)
+		must(t, opts.validate())
+		o := &rpc.CriuOpts{ImagesDirFd: proto.Int32(3)}
+		var sockets []archive.External
+		for range opts.ExternalSockets {
+			sockets = []archive.External{{Kind: kindUnix, Key: "unix[77]"}}
+		}
+		_, err := dumpRequest(o, opts, facts{}, sockets)
+		must(t, err)
+		text := prototext.MarshalOptions{Multiline: true, Indent: " "}.Format(o)
+		var lines []string
+		for line := range strings.Lines(text) {
+			lines = append(lines, strings.Join(strings.Fields(line), " "))
+		}
+		return lines
+	}
+	plain := request(func(*DumpOptions) {})
+	for name, test := range map[string]struct {
+		set  func(*DumpOptions)
+		want string
+	}{
+		"leave-running":       {func(o *DumpOptions) { o.LeaveRunning = true }, "leave_running: true"},
+		"tcp-established":     {func(o *DumpOptions) { o.TCPEstablished = true }, "tcp_established: true"},
+		"tcp-close":           {func(o *DumpOptions) { o.TCPClose = true }, "tcp_close: true"},
+		"tcp-skip-in-flight":  {func(o *DumpOptions) { o.TCPSkipInFlight = true }, "tcp_skip_in_flight: true"},
+		"ext-unix-sk":         {func(o *DumpOptions) { o.ExtUnixSk = true }, "ext_unix_sk: true"},
+		"external":            {func(o *DumpOptions) { o.External = []string{"unix[9]"} }, `external: "unix[9]"`},
+		"external by name":    {func(o *DumpOptions) { o.ExternalSockets = []string{"/run/x"} }, `external: "unix[77]"`},
+		"shell-job":           {func(o *DumpOptions) { o.ShellJob = true }, "shell_job: true"},
+		"file-locks":          {func(o *DumpOptions) { o.FileLocks = true }, "file_locks: true"},
+		"link-remap":          {func(o *DumpOptions) { o.LinkRemap = true }, "link_remap: true"},
+		"ghost-limit":         {func(o *DumpOptions) { o.GhostLimit = 4096 }, "ghost_limit: 4096"},
+		"freeze-timeout":      {func(o *DumpOptions) { o.FreezeTimeout = 90 * time.Second }, "timeout: 90"},
+		"force-irmap":         {func(o *DumpOptions) { o.ForceIrmap = true }, "force_irmap: true"},
+		"irmap-path":          {func(o *DumpOptions) { o.IrmapPaths = []string{"/srv"} }, `force_irmap: true irmap_scan_paths: "/srv"`},
+		"empty-ns":            {func(o *DumpOptions) { o.EmptyNetNS = true }, "empty_ns: 1073741824"},
+		"network-lock":        {func(o *DumpOptions) { o.NetworkLock = "nftables" }, "network_lock: NFTABLES"},
+		"network-lock skip":   {func(o *DumpOptions) { o.NetworkLock = "skip" }, "network_lock: SKIP"},
+		"manage-cgroups-mode": {func(o *DumpOptions) { o.CgroupMode = "strict" }, "manage_cgroups_mode: STRICT"},
+		"ignore cgroups":      {func(o *DumpOptions) { o.CgroupMode = "ignore" }, "manage_cgroups_mode: IGNORE"},
+		"skip-file-rwx-check": {func(o *DumpOptions) { o.SkipRWXCheck = true }, "skip_file_rwx_check: true"},
+		"mntns-compat-mode":   {func(o *DumpOptions) { o.MountCompat = true }, "mntns_compat_mode: true"},
+		"criu-config":         {func(o *DumpOptions) { o.ConfigFile = "/etc/criu/x.conf" }, `config_file: "/etc/criu/x.conf"`},
+		"parent":              {func(o *DumpOptions) { o.Parent = parent }, `parent_img: "` + link + `" track_mem: true`},
+		"auto-dedup":          {func(o *DumpOptions) { o.Parent, o.AutoDedup = parent, true }, `parent_img: "` + link + `" track_mem: true auto_dedup: true`},
+		"page-server":         {func(o *DumpOptions) { o.PageServer = "192.0.2.1:9876" }, `ps: { address: "192.0.2.1" port: 9876 }`},
+		"lazy-pages":          {func(o *DumpOptions) { o.LazyPages = "[::1]:27" }, `ps: { address: "::1" port: 27 } lazy_pages: true`},
+	} {
+		var added []string
+		rest := slices.Clone(plain)
+		for _, line := range request(test.set) {
+			if i := slices.Index(rest, line); i >= 0 && line != "}" {
+				rest = slices.Delete(rest, i, i+1)
+				continue
+			}
+			added = append(added, line)
+		}
+		got := strings.Fields(strings.ReplaceAll(strings.Join(added, " "), "ps {", "ps: {"))
+		want := strings.Fields(test.want)
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: adds %q to the request, want %q", name, got, want)
+		}
+	}
+}
+
+func TestDumpOptionsRefused(t *testing.T) {
+	whole := DumpOptions{Spec: bindSpec(), PID: 42, Rootfs: "/", ImagesDir: "x"}
+	take := func(context.Context, string, io.Reader) error { return nil }
+	for name, set := range map[string]func(*DumpOptions){
+		"no spec":               func(o *DumpOptions) { o.Spec = nil },
+		"no process":            func(o *DumpOptions) { o.PID = 0 },
+		"nothing to dedup in":   func(o *DumpOptions) { o.AutoDedup = true },
+		"two places":            func(o *DumpOptions) { o.LazyPages, o.PageServer = "127.0.0.1:1", "127.0.0.1:2" },
+		"lazy and going on":     func(o *DumpOptions) { o.LazyPages, o.LeaveRunning = "127.0.0.1:1", true },
+		"taken and sent":        func(o *DumpOptions) { o.TakePages, o.PageServer = take, "127.0.0.1:1" },
+		"taken and served":      func(o *DumpOptions) { o.TakePages, o.LazyPages = take, "127.0.0.1:1" },
+		"taken and freed again": func(o *DumpOptions) { o.TakePages, o.Parent, o.AutoDedup = take, "/", true },
+	} {
+		opts := whole
+		set(&opts)
+		if opts.validate() == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	must(t, whole.validate())
+	for _, address := range []string{"127.0.0.1", "localhost:1", "127.0.0.1:0", "127.0.0.1:65536", ":1", "127.0.0.1:x", ""} {
+		if host, port, err := SplitAddress(address); err == nil {
+			t.Errorf("address %q is read as %s and %d, want an error", address, host, port)
 		}
 	}
 }

@@ -34,6 +34,7 @@ const (
 const (
 	notePostDump    = "post-dump"
 	noteQueryFiles  = "query-ext-files"
+	noteStatusReady = "status-ready"
 	noteSetupNS     = "setup-namespaces"
 	notePostSetupNS = "post-setup-namespaces"
 	noteOrphanPTS   = "orphan-pts-master"

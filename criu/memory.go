@@ -1,0 +1,139 @@
+package criu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"google.golang.org/protobuf/proto"
+)
+
+// ErrNoMemTrack says that this kernel does not tell which memory changed, so that nothing but
+// whole dumps is possible.
+var ErrNoMemTrack = errors.New("this kernel does not track changes of memory (soft-dirty bits)")
+
+// parentLink is the link in an image directory to the one with the memory that it lacks.
+const parentLink = "parent"
+
+// tracksMemory asks CRIU, which has tried it, whether changes of memory are tracked.
+func (b Binary) tracksMemory(ctx context.Context) error {
+	f, err := b.Features(ctx)
+	if err != nil {
+		return err
+	}
+	if !f.MemTrack {
+		return ErrNoMemTrack
+	}
+	return nil
+}
+
+// PreDump writes the memory of a running container into opts.ImagesDir and lets it go on, so that a
+// dump with that directory as its Parent has less to write while the container stands still. An
+// error means that the container runs as before; an [ErrNoMemTrack], that it was not touched.
+//
+// Of the options those that are about memory count: Parent, AutoDedup, PageServer.
+func PreDump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
+	fail := func(err error) (Dumped, error) {
+		return Dumped{}, fmt.Errorf("prepare pre-dump of process %d: %w", opts.PID, err)
+	}
+	if opts.LazyPages != "" || opts.TakePages != nil || opts.PostDump != nil {
+		return fail(errors.New("a pre-dump writes memory to files or to a page server"))
+	}
+	if err := b.tracksMemory(ctx); err != nil {
+		return fail(err)
+	}
+	d := &dump{opts: opts}
+	o, err := d.begin(ctx, b)
+	if err != nil {
+		return fail(err)
+	}
+	defer d.dirs.close()
+	o.TrackMem = proto.Bool(true)
+	s := session{bin: b.Path, logPath: d.result.LogPath, privateMounts: true}
+	if _, err := s.run(ctx, &rpc.CriuReq{Type: rpc.CriuReqType_SINGLE_PRE_DUMP.Enum(), Opts: o}); err != nil {
+		e := newError("pre-dump", d.result.LogPath, err)
+		e.Running = alive(opts.PID)
+		return Dumped{}, e
+	}
+	d.result.Stats, err = ReadStats(d.opts.WorkDir)
+	return d.result, err
+}
+
+// memoryRequest fills in where the memory of a dump goes.
+func memoryRequest(o *rpc.CriuOpts, opts DumpOptions) error {
+	if opts.Parent != "" {
+		link, err := relativeTo(opts.ImagesDir, opts.Parent)
+		if err != nil {
+			return err
+		}
+		o.ParentImg = proto.String(link)
+		o.TrackMem = proto.Bool(true)
+	}
+	if opts.AutoDedup {
+		o.AutoDedup = proto.Bool(true)
+	}
+	address := opts.PageServer
+	if opts.LazyPages != "" {
+		o.LazyPages = proto.Bool(true)
+		address = opts.LazyPages
+	}
+	if address == "" {
+		return nil
+	}
+	host, port, err := SplitAddress(address)
+	if err != nil {
+		return err
+	}
+	o.Ps = &rpc.CriuPageServerInfo{Address: proto.String(host), Port: proto.Int32(int32(port))}
+	return nil
+}
+
+// SplitAddress reads the address of a page server: ADDRESS:PORT, with an IP address, since CRIU
+// looks up no names.
+func SplitAddress(s string) (host string, port uint16, err error) {
+	host, text, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", 0, fmt.Errorf("page server %q: want ADDRESS:PORT", s)
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		return "", 0, fmt.Errorf("page server %q: port %q is not a number from 1 to 65535", s, text)
+	}
+	if net.ParseIP(host) == nil {
+		return "", 0, fmt.Errorf("page server %q: %q is not an IP address", s, host)
+	}
+	return host, uint16(n), nil
+}
+
+// relativeTo gives the way from one directory to another: images are moved together.
+func relativeTo(from, to string) (string, error) {
+	from, err := filepath.EvalSymlinks(from)
+	if err != nil {
+		return "", fmt.Errorf("find image directory: %w", err)
+	}
+	if to, err = filepath.Abs(to); err == nil {
+		to, err = filepath.EvalSymlinks(to)
+	}
+	if err != nil {
+		return "", fmt.Errorf("find parent images: %w", err)
+	}
+	return filepath.Rel(from, to)
+}
+
+// serveLazily prepares a session in which CRIU serves memory when its images are written. The
+// context can end it all that time: nobody knows whether anyone will ask for the memory.
+func (d *dump) serveLazily(s *session) error {
+	host, _, err := SplitAddress(d.opts.LazyPages)
+	if err != nil {
+		return err
+	}
+	s.accepted = ""
+	// CRIU takes the port of a lazy server from the request, and ignores its address there.
+	s.configFile = filepath.Join(d.opts.WorkDir, "lazy-pages.conf")
+	return os.WriteFile(s.configFile, []byte("address "+host+"\n"), 0o600)
+}
