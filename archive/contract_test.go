@@ -157,6 +157,44 @@ func TestSinkContract(t *testing.T) {
 	})
 }
 
+func TestImagesContract(t *testing.T) {
+	create := func(t *testing.T) (*archive.ImagesSink, func() ([]archivetest.File, error)) {
+		dir := t.TempDir()
+		t.Cleanup(func() { noLeftovers(t, dir, "a") })
+		sink, err := archive.CreateImages(filepath.Join(dir, "a"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sink, func() ([]archivetest.File, error) {
+			src, err := archive.OpenDir(filepath.Join(dir, "a"), archive.DirOptions{Images: true})
+			if err != nil {
+				return nil, err
+			}
+			files, err := archivetest.Read(t.Context(), src)
+			return files, errors.Join(err, src.Close())
+		}
+	}
+	t.Run("Sink", func(t *testing.T) {
+		archivetest.TestSink(t, func(t *testing.T) (archive.Sink, func() ([]archivetest.File, error)) { return create(t) })
+	})
+	t.Run("Source", func(t *testing.T) {
+		want := archivetest.Checkpoint()
+		path := filepath.Join(t.TempDir(), "images")
+		sink, err := archive.CreateImages(path, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		copyAll(t, sink, archivetest.Source(want))
+		archivetest.TestSource(t, func(t *testing.T) archive.Source {
+			d, err := archive.OpenDir(path, archive.DirOptions{Images: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return d
+		}, want)
+	})
+}
+
 // stream is a buffer that may be read while a compressor still writes to it.
 type stream struct {
 	mu sync.Mutex

@@ -170,6 +170,8 @@ func (d *DirSink) Close() error {
 type DirOptions struct {
 	// ModTime, unless zero, is the time of all entries: a checkpoint has one.
 	ModTime time.Time
+	// Images says that the directory is one of images, see [CreateImages].
+	Images bool
 }
 
 // Dir is a [Source] and [Opener] over an unpacked checkpoint. Its entries come
@@ -180,6 +182,7 @@ type Dir struct {
 	entries []Entry
 	next    int
 	open    *os.File
+	images  bool // the names of the files are those of an image directory
 }
 
 var (
@@ -193,7 +196,7 @@ func OpenDir(path string, opts DirOptions) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open directory %q: %w", path, bare(err))
 	}
-	d := &Dir{root: root}
+	d := &Dir{root: root, images: opts.Images}
 	if err := d.list(opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("list directory %q: %w", path, err), root.Close())
 	}
@@ -212,6 +215,9 @@ func (d *Dir) list(opts DirOptions) error {
 		if err != nil {
 			return err
 		}
+		if opts.Images {
+			name = imageMember(name)
+		}
 		e := Entry{Name: name, Mode: info.Mode().Perm(), ModTime: info.ModTime()}
 		switch {
 		case info.IsDir():
@@ -227,6 +233,9 @@ func (d *Dir) list(opts DirOptions) error {
 		d.entries = append(d.entries, e)
 		return nil
 	})
+	if opts.Images {
+		d.entries = append(d.entries, Entry{Name: CheckpointDir, Kind: KindDir, Mode: dirMode, ModTime: opts.ModTime})
+	}
 	slices.SortFunc(d.entries, func(a, b Entry) int { return compareNames(a.Name, b.Name) })
 	return err
 }
@@ -261,6 +270,9 @@ func (d *Dir) Next(ctx context.Context) (Entry, io.Reader, error) {
 // openFile opens what was a regular file when the directory was listed. Should it have become a
 // FIFO, nobody waits for its writer.
 func (d *Dir) openFile(name string) (*os.File, int64, error) {
+	if d.images {
+		name = imageFile(name)
+	}
 	f, err := d.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, 0, bare(err)

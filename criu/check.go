@@ -37,7 +37,7 @@ type CheckOptions struct {
 	taken map[string]int64
 	// remote says that the memory with its page maps is with a page server.
 	remote bool
-	// child says that part of the memory is in the images that parentLink names.
+	// child says that part of the memory is in the images that archive.ParentLink names.
 	child bool
 }
 
@@ -56,7 +56,7 @@ func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) 
 	var c Checked
 	var links []string
 	if opts.child {
-		links = append(links, parentLink)
+		links = append(links, archive.ParentLink)
 	}
 	names, err := listImages(dir, links...)
 	if err != nil {

@@ -17,9 +17,6 @@ import (
 // whole dumps is possible.
 var ErrNoMemTrack = errors.New("this kernel does not track changes of memory (soft-dirty bits)")
 
-// parentLink is the link in an image directory to the one with the memory that it lacks.
-const parentLink = "parent"
-
 // tracksMemory asks CRIU, which has tried it, whether changes of memory are tracked.
 func (b Binary) tracksMemory(ctx context.Context) error {
 	f, err := b.Features(ctx)

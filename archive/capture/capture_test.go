@@ -88,6 +88,7 @@ func TestRunOrder(t *testing.T) {
 		{"leave running", func(j *Job) { j.LeaveRunning = true }, "pause dump collect resume seal commit"},
 		{"found paused", func(j *Job) { j.LeaveRunning, j.WasPaused = true, true }, "pause dump collect seal commit"},
 		{"found paused, stop", func(j *Job) { j.WasPaused = true }, "pause dump collect seal commit kill"},
+		{"leave paused", func(j *Job) { j.LeavePaused = true }, "pause dump collect seal commit"},
 		{"end in dump", func(j *Job) { j.EndInDump = true }, "dump collect seal commit criu-kill"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -125,6 +126,7 @@ func TestRunFailures(t *testing.T) {
 		{"dump", func(j *Job) { j.WasPaused = true }, StillPaused, false, false},
 		{"resume", func(j *Job) { j.LeaveRunning = true }, Lost, false, true},
 		{"seal", func(j *Job) { j.LeaveRunning = true }, Running, false, false},
+		{"commit", func(j *Job) { j.LeavePaused = true }, Running, false, false},
 		{"collect", func(j *Job) { j.EndInDump = true }, Running, false, false},
 		{"commit", func(j *Job) { j.EndInDump = true }, Running, false, false},
 		{"criu-kill", func(j *Job) { j.EndInDump = true }, Running, true, false},
@@ -222,6 +224,8 @@ func TestRecover(t *testing.T) {
 		{"found paused", record{Phase: Dumped, Stop: true, WasPaused: true}, ""},
 		{"committed, stop", record{Phase: Committed, Stop: true}, "kill"},
 		{"committed, resume", record{Phase: Committed}, "resume"},
+		{"dumped, to stay paused", record{Phase: Dumped, StayPaused: true}, "resume"},
+		{"committed, to stay paused", record{Phase: Committed, StayPaused: true}, ""},
 		{"end in dump", record{Phase: Dumped, Stop: true, EndInDump: true}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -34,14 +34,15 @@ type Target struct {
 
 // record is journal.json.
 type record struct {
-	Version   int      `json:"version"`
-	Phase     Phase    `json:"phase"`
-	Target    Target   `json:"target"`
-	Stop      bool     `json:"stop"` // the container is to be killed after the commit
-	WasPaused bool     `json:"wasPaused"`
-	EndInDump bool     `json:"endInDump"`
-	Temporary []string `json:"temporary"`
-	BootID    string   `json:"bootID"`
+	Version    int      `json:"version"`
+	Phase      Phase    `json:"phase"`
+	Target     Target   `json:"target"`
+	Stop       bool     `json:"stop"`                 // the container is to be killed after the commit
+	StayPaused bool     `json:"stayPaused,omitempty"` // it is to stand still after the commit
+	WasPaused  bool     `json:"wasPaused"`
+	EndInDump  bool     `json:"endInDump"`
+	Temporary  []string `json:"temporary"`
+	BootID     string   `json:"bootID"`
 }
 
 // journal is the directory of one run: the lock that its process holds, the journal

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/ckarchive/ckarchive/archive"
 )
 
 // Recovery is what [Recover] did about one dead run.
@@ -48,7 +50,7 @@ func (j *journal) recover(ctx context.Context, open func(context.Context, Target
 	res := Recovery{Target: j.rec.Target, Phase: j.rec.Phase}
 	res.Action, res.Err = j.settle(ctx, open)
 	for _, temp := range j.rec.Temporary {
-		if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := archive.RemoveTree(temp); err != nil {
 			res.Err = errors.Join(res.Err, err)
 		}
 	}
@@ -78,6 +80,8 @@ func (j *journal) settle(ctx context.Context, open func(context.Context, Target)
 			return "left alone", err
 		}
 		return "ended the container: its archive is complete", nil
+	case j.rec.Phase == Committed && j.rec.StayPaused:
+		return "removed the spool: the container stays paused, as was wanted", nil
 	case j.rec.WasPaused:
 		return "removed the spool: the container stays paused, as it was found", nil
 	}

@@ -40,6 +40,9 @@ type Job struct {
 	// LeaveRunning resumes the container as soon as images and files are captured;
 	// otherwise it is killed after the commit.
 	LeaveRunning bool
+	// LeavePaused lets the container stand still when the archive is complete, and go on if
+	// anything failed before.
+	LeavePaused bool
 	// WasPaused keeps a container paused that was found so, unless it is killed.
 	WasPaused bool
 	// EndInDump lets the dump itself kill the processes, after the commit.
@@ -208,6 +211,7 @@ func (r *run) end(ctx context.Context, warning error) error {
 	case err != nil:
 	case warning != nil || r.job.LeaveRunning:
 		err = r.resume(ctx)
+	case r.job.LeavePaused:
 	default:
 		err = r.c.Kill(ctx)
 	}
@@ -254,13 +258,14 @@ func begin(ctx context.Context, spool string, job Job) (*journal, error) {
 		return nil, fmt.Errorf("make the spool directory: %w", err)
 	}
 	return newJournal(ctx, spool, record{
-		Version:   journalVersion,
-		Phase:     Prepared,
-		Target:    job.Target,
-		Stop:      !job.LeaveRunning,
-		WasPaused: job.WasPaused,
-		EndInDump: job.EndInDump,
-		Temporary: job.Temporary,
-		BootID:    bootID(),
+		Version:    journalVersion,
+		Phase:      Prepared,
+		Target:     job.Target,
+		Stop:       !job.LeaveRunning && !job.LeavePaused,
+		StayPaused: job.LeavePaused,
+		WasPaused:  job.WasPaused,
+		EndInDump:  job.EndInDump,
+		Temporary:  job.Temporary,
+		BootID:     bootID(),
 	})
 }
