@@ -33,10 +33,10 @@ type CheckOptions struct {
 	Spec *specs.Spec
 	// AnyArchitecture accepts images of another CPU architecture, for reading only.
 	AnyArchitecture bool
+	// WithoutMemory says that memory and page maps are not there: a page server has them.
+	WithoutMemory bool
 	// taken are pages files that are no longer in the directory: name to size in bytes.
 	taken map[string]int64
-	// remote says that the memory with its page maps is with a page server.
-	remote bool
 	// child says that part of the memory is in the images that archive.ParentLink names.
 	child bool
 }
@@ -91,7 +91,7 @@ func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) 
 	if c.Architecture != runtime.GOARCH && !opts.AnyArchitecture {
 		return c, imageError(coreName(tasks[0].GetPid()), "tasks are of architecture %s, this host is %s", c.Architecture, runtime.GOARCH)
 	}
-	if !opts.remote {
+	if !opts.WithoutMemory {
 		c.MemoryBytes, err = checkPages(ctx, dir, names, pids, pageSize(c.Architecture), opts.taken)
 	}
 	if err != nil {
@@ -194,7 +194,7 @@ func checkTask(dir string, pid uint32, opts CheckOptions) (string, error) {
 	if _, err := readEntry[mm.MmEntry](dir, fmt.Sprintf("mm-%d.img", pid), magicMM); err != nil {
 		return "", err
 	}
-	if opts.remote {
+	if opts.WithoutMemory {
 		return arch, checkCapabilities(name, core.GetThreadCore().GetCreds(), opts.Spec)
 	}
 	pagemap := fmt.Sprintf("pagemap-%d.img", pid)

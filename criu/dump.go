@@ -57,8 +57,9 @@ type DumpOptions struct {
 	// and are not in ImagesDir afterwards. The dump is over when all of it has been read.
 	TakePages TakePages
 	// PostDump runs when all images are there and proved, and the tasks still stand
-	// still. An error of it lets the dump fail and the container go on.
-	PostDump func(ctx context.Context) error
+	// still. It is told what is known of the dump, all but the statistics. An error of it lets the dump fail and
+	// the container go on.
+	PostDump func(ctx context.Context, d Dumped) error
 }
 
 // Dumped is what a dump left.
@@ -275,7 +276,7 @@ func (d *dump) postDump(ctx context.Context) error {
 		return err
 	}
 	checked, err := Check(ctx, d.opts.ImagesDir, CheckOptions{
-		taken: taken, remote: d.opts.PageServer != "", child: d.opts.Parent != "",
+		taken: taken, WithoutMemory: d.opts.PageServer != "", child: d.opts.Parent != "",
 	})
 	if err != nil {
 		return fmt.Errorf("images of the dump are not whole: %w", err)
@@ -284,7 +285,7 @@ func (d *dump) postDump(ctx context.Context) error {
 	if d.opts.PostDump == nil {
 		return nil
 	}
-	return d.opts.PostDump(ctx)
+	return d.opts.PostDump(ctx, d.result)
 }
 
 // failure makes the error of a dump. CRIU lets the container go on in every one.

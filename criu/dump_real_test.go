@@ -41,7 +41,7 @@ func TestDumpLeaveRunning(t *testing.T) {
 	opts := c.options(t.TempDir())
 	opts.LeaveRunning = true
 	called := false
-	opts.PostDump = func(context.Context) error {
+	opts.PostDump = func(context.Context, Dumped) error {
 		called = true
 		if _, err := os.Stat(filepath.Join(opts.ImagesDir, "cpuinfo.img")); err != nil {
 			t.Error(err)
@@ -114,7 +114,7 @@ func TestDumpPostDumpError(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			opts := c.options(t.TempDir())
-			opts.PostDump = func(context.Context) error { return hook(cancel) }
+			opts.PostDump = func(context.Context, Dumped) error { return hook(cancel) }
 			_, err := Dump(ctx, b, opts)
 			var e *Error
 			if !errors.As(err, &e) || !e.Running {

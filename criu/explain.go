@@ -49,7 +49,7 @@ var knownCauses = []knownCause{
 	{
 		regexp.MustCompile(`Can't dump half of stream unix connection|Can't dump name-less external socket`), "unix-stream-external",
 		"a task is connected to a unix socket outside of the container",
-		"name the socket as external, or close the connection before the dump", "external",
+		"use the external option with the name of the socket, or close the connection before the dump", "external",
 	},
 	{
 		regexp.MustCompile(`External socket is used`), "unix-external",

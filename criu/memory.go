@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -35,22 +36,12 @@ func (b Binary) tracksMemory(ctx context.Context) error {
 //
 // Of the options those that are about memory count: Parent, AutoDedup, PageServer.
 func PreDump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
-	fail := func(err error) (Dumped, error) {
+	d := &dump{opts: opts}
+	o, err := d.beginEarly(ctx, b)
+	if err != nil {
 		return Dumped{}, fmt.Errorf("prepare pre-dump of process %d: %w", opts.PID, err)
 	}
-	if opts.LazyPages != "" || opts.TakePages != nil || opts.PostDump != nil {
-		return fail(errors.New("a pre-dump writes memory to files or to a page server"))
-	}
-	if err := b.tracksMemory(ctx); err != nil {
-		return fail(err)
-	}
-	d := &dump{opts: opts}
-	o, err := d.begin(ctx, b)
-	if err != nil {
-		return fail(err)
-	}
 	defer d.dirs.close()
-	o.TrackMem = proto.Bool(true)
 	s := session{bin: b.Path, logPath: d.result.LogPath, privateMounts: true}
 	if _, err := s.run(ctx, &rpc.CriuReq{Type: rpc.CriuReqType_SINGLE_PRE_DUMP.Enum(), Opts: o}); err != nil {
 		e := newError("pre-dump", d.result.LogPath, err)
@@ -59,6 +50,21 @@ func PreDump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
 	}
 	d.result.Stats, err = ReadStats(d.opts.WorkDir)
 	return d.result, err
+}
+
+// beginEarly is begin for a pre-dump.
+func (d *dump) beginEarly(ctx context.Context, b Binary) (*rpc.CriuOpts, error) {
+	if d.opts.LazyPages != "" || d.opts.TakePages != nil || d.opts.PostDump != nil {
+		return nil, errors.New("a pre-dump writes memory to files or to a page server")
+	}
+	if err := b.tracksMemory(ctx); err != nil {
+		return nil, err
+	}
+	o, err := d.begin(ctx, b)
+	if err == nil {
+		o.TrackMem = proto.Bool(true)
+	}
+	return o, err
 }
 
 // memoryRequest fills in where the memory of a dump goes.
@@ -122,11 +128,34 @@ func relativeTo(from, to string) (string, error) {
 	return filepath.Rel(from, to)
 }
 
+// lazyPipeBytes is the pipe through which CRIU serves memory. Where it cannot have it, it fails at the first
+// page, when the container stands still already.
+const lazyPipeBytes = 4 << 20
+
+// ErrLazyPipe says that CRIU could not serve memory lazily on this host.
+var ErrLazyPipe = errors.New("CRIU needs a pipe of 4 MiB to serve memory: fs.pipe-max-size is smaller and CAP_SYS_RESOURCE is missing")
+
+// CanServeLazily tells whether CRIU could serve memory lazily on this host: an [ErrLazyPipe] if not.
+func CanServeLazily() (err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close(), w.Close()) }()
+	if _, err := unix.FcntlInt(r.Fd(), unix.F_SETPIPE_SZ, lazyPipeBytes); err != nil {
+		return fmt.Errorf("%w: %w", ErrLazyPipe, err)
+	}
+	return nil
+}
+
 // serveLazily prepares a session in which CRIU serves memory when its images are written. The
 // context can end it all that time: nobody knows whether anyone will ask for the memory.
 func (d *dump) serveLazily(s *session) error {
 	host, _, err := SplitAddress(d.opts.LazyPages)
 	if err != nil {
+		return err
+	}
+	if err := CanServeLazily(); err != nil {
 		return err
 	}
 	s.accepted = ""

@@ -36,7 +36,7 @@ func TestDumpTakePages(t *testing.T) {
 		taken[name] = content
 		return err
 	}
-	pipes.PostDump = func(context.Context) error {
+	pipes.PostDump = func(context.Context, Dumped) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if len(taken) == 0 {

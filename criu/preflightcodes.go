@@ -1,5 +1,8 @@
 package criu
 
+// CodeStray is the code of processes that a dump would lose. It is no blocker: the dump succeeds.
+const CodeStray = "stray-process"
+
 // preflightCauses are what a look at a container finds beside the causes of
 // failures that CRIU's log tells: what CRIU loses silently, and failures for
 // which the table of known causes has no row.
@@ -7,7 +10,7 @@ package criu
 //nolint:gochecknoglobals // a constant table
 var preflightCauses = []Finding{
 	{
-		Code: "stray-process", Severity: Warning, Option: "force",
+		Code: CodeStray, Severity: Warning, Option: "force",
 		Text:   "a process joined the container (an exec session) and is not below its first process: a dump leaves it out silently",
 		Remedy: "end it before the dump, or accept the loss",
 	},

@@ -86,7 +86,9 @@ func parseInterfaces(text string) []string {
 // dumpRequest fills in the options of a dump and gives the external objects
 // that they declare.
 func dumpRequest(o *rpc.CriuOpts, opts DumpOptions, f facts, sockets []archive.External) ([]archive.External, error) {
-	if err := opts.Flags.apply(o); err != nil {
+	flags := opts.Flags
+	flags.MountCompat = false // CRIU refuses it at a dump
+	if err := flags.apply(o); err != nil {
 		return nil, err
 	}
 	mode, err := cgroupMode(opts.Flags.CgroupMode, rpc.CriuCgMode_DEFAULT)

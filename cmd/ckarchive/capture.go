@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -28,15 +29,40 @@ func (x *export) dump(ctx context.Context, a *app, dir string, frozen func(conte
 	switch {
 	case sandboxed(x.ctr):
 		err = x.dumpSandbox(ctx, images)
-	case x.cmd.Engine == "runtime":
+	case x.cmd.Engine == engineRuntime:
 		err = x.dumpByRuntime(ctx, images, dir)
 	default:
-		err = x.dumpDirectly(ctx, images, dir, frozen)
+		err = x.dumpDirectly(ctx, a, images, dir, frozen)
 	}
 	if err != nil {
+		if x.cmd.WorkPath != "" {
+			return timedOut(ctx, err) // the log is where it was wanted
+		}
 		return a.keepLog(timedOut(ctx, err), filepath.Join(dir, archive.DumpLog), x.ctr.ID)
 	}
 	return nil
+}
+
+// dumpOptions are what the flags and the container say of a dump.
+func (x *export) dumpOptions(images, work string) criu.DumpOptions {
+	c := x.cmd
+	objects, sockets := splitExternal(c.External)
+	return criu.DumpOptions{
+		Flags: c.flags(), Spec: x.ctr.Spec, PID: x.ctr.PID, Rootfs: x.ctr.Rootfs, Descriptors: x.ctr.Descriptors,
+		ImagesDir: images, WorkDir: x.workDir(work),
+		TCPSkipInFlight: c.TCPSkipInFlight, LinkRemap: c.LinkRemap, GhostLimit: x.ghostLimit, FreezeTimeout: c.FreezeTimeout,
+		ForceIrmap: c.ForceIrmap, IrmapPaths: c.IrmapPath, EmptyNetNS: c.EmptyNs != "",
+		External: objects, ExternalSockets: sockets,
+		Parent: c.Parent, AutoDedup: c.AutoDedup, PageServer: c.PageServer,
+	}
+}
+
+// workDir is where CRIU writes its log and statistics: in --work-path, or among the archive's members.
+func (x *export) workDir(usual string) string {
+	if x.cmd.WorkPath != "" {
+		return x.cmd.WorkPath
+	}
+	return usual
 }
 
 // timedOut says that it was the deadline of --timeout that ended what failed.
@@ -47,20 +73,25 @@ func timedOut(ctx context.Context, err error) error {
 	return withHint(fmt.Errorf("%w: %w", context.Cause(ctx), err), "allow more time with --timeout")
 }
 
-func (x *export) dumpDirectly(ctx context.Context, images, work string, frozen func(context.Context) error) error {
-	flags := x.cmd.flags()
-	flags.NetworkLock = x.cmd.NetworkLock
-	opts := criu.DumpOptions{
-		Flags: flags, Spec: x.ctr.Spec, PID: x.ctr.PID, Rootfs: x.ctr.Rootfs, Descriptors: x.ctr.Descriptors,
-		ImagesDir: images, WorkDir: work, LeaveRunning: frozen == nil,
-		TCPSkipInFlight: x.cmd.TCPSkipInFlight, LinkRemap: x.cmd.LinkRemap, GhostLimit: x.ghostLimit,
+func (x *export) dumpDirectly(ctx context.Context, a *app, images, work string, frozen func(context.Context) error) error {
+	opts := x.dumpOptions(images, work)
+	opts.LeaveRunning = frozen == nil
+	if x.cmd.LazyPages {
+		opts.PageServer, opts.LazyPages = "", x.cmd.PageServer
+		opts.LazyReady = func() error { return x.servesMemory(a) }
 	}
 	switch {
 	case frozen != nil:
-		opts.PostDump = frozen
+		// The archive is sealed in there.
+		opts.PostDump = func(ctx context.Context, d criu.Dumped) error {
+			if err := x.note(d, images, work); err != nil {
+				return err
+			}
+			return frozen(ctx)
+		}
 	case x.cmd.LinkRemap:
 		// CRIU's links to deleted files are in the root file system only until its dump ends.
-		opts.PostDump = func(ctx context.Context) error {
+		opts.PostDump = func(ctx context.Context, _ criu.Dumped) error {
 			defer func() { x.collected = true }()
 			return x.collect(ctx, work)
 		}
@@ -75,14 +106,45 @@ func (x *export) dumpDirectly(ctx context.Context, images, work string, frozen f
 		}
 	}
 	dumped, err := criu.Dump(ctx, x.criu, opts)
-	if err != nil {
+	if err != nil || frozen != nil {
 		return err
 	}
-	x.meta.CRIU = dumped.Version.String()
-	x.meta.Externals = dumped.Externals
-	x.meta.Stats = dumped.Stats
-	x.meta.Container.Processes = dumped.Processes
-	x.meta.Container.MemoryBytes = dumped.MemoryBytes
+	return x.note(dumped, images, work)
+}
+
+// note puts what a dump says of itself into the metadata, and its files where the archive takes them from.
+func (x *export) note(d criu.Dumped, images, work string) error {
+	x.meta.CRIU = d.Version.String()
+	x.meta.Externals = d.Externals
+	x.meta.Stats = d.Stats
+	x.meta.Container.Processes = d.Processes
+	x.meta.Container.MemoryBytes = d.MemoryBytes
+	return x.tidy(images, work)
+}
+
+// tidy copies CRIU's log and statistics from --work-path into the archive, and removes the link to --parent, which is
+// made again where the images go.
+func (x *export) tidy(images, work string) error {
+	if x.cmd.Parent != "" {
+		if err := os.Remove(filepath.Join(images, archive.ParentLink)); err != nil {
+			return err
+		}
+	}
+	if x.cmd.WorkPath == "" {
+		return nil
+	}
+	for _, name := range []string{archive.DumpLog, archive.StatsDump} {
+		b, err := os.ReadFile(filepath.Join(x.cmd.WorkPath, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // no statistics before the dump is over
+		}
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(work, name), b, 0o600); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -90,39 +152,7 @@ func (x *export) dumpDirectly(ctx context.Context, images, work string, frozen f
 // in the form of the archive. The container stands still as long as that takes, which does not matter
 // to one that is going to be stopped.
 func (x *export) packsMemory() bool {
-	return !x.cmd.LeaveRunning && x.dest.kind == locationFile && x.compression == archive.Zstd
-}
-
-// dumpByRuntime uses the runtime's own checkpoint command. What it does not tell is read from
-// the images.
-func (x *export) dumpByRuntime(ctx context.Context, images, work string) error {
-	if err := os.Mkdir(images, 0o700); err != nil {
-		return err
-	}
-	log := filepath.Join(filepath.Dir(work), "runtime.log")
-	err := x.ctr.Checkpoint(ctx, runtime.CheckpointOptions{
-		ImagesDir: images, WorkDir: work, LogPath: log, CRIUPath: filepath.Dir(x.criu.Path),
-		TCPEstablished: x.cmd.TCPEstablished, ExtUnixSk: x.cmd.ExtUnixSk, ShellJob: x.cmd.ShellJob, FileLocks: x.cmd.FileLocks,
-	})
-	if err != nil {
-		return criu.ByRuntime("dump", filepath.Join(work, archive.DumpLog), err)
-	}
-	checked, err := criu.Check(ctx, images, criu.CheckOptions{})
-	if err != nil {
-		return fmt.Errorf("images of the dump are not whole: %w", err)
-	}
-	version, err := x.criu.Version(ctx)
-	if err != nil {
-		return err
-	}
-	x.meta.CRIU = version.String()
-	x.meta.Container.Processes = checked.Processes
-	x.meta.Container.MemoryBytes = checked.MemoryBytes
-	if x.meta.Externals, err = criu.ImageExternals(images); err != nil {
-		return err
-	}
-	x.meta.Stats, err = criu.ReadStats(work)
-	return err
+	return !x.cmd.goesOn() && x.dest.kind == locationFile && x.compression == archive.Zstd
 }
 
 // keepLog moves CRIU's log out of the spool, which goes, and makes the error name its
@@ -217,7 +247,10 @@ func (x *export) printPlan(a *app) error {
 		method = "upper layer of the overlay"
 	}
 	after := "killed"
-	if x.cmd.LeaveRunning {
+	switch {
+	case x.cmd.LeavePaused:
+		after = "left " + runtime.Paused
+	case x.cmd.goesOn():
 		after = "left " + x.ctr.Status
 	}
 	memory := "unknown"

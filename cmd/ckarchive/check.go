@@ -22,8 +22,7 @@ type checkCmd struct {
 	Target string `arg:"" optional:"" name:"container|src" help:"Container to look at, by ID, prefix or name, or checkpoint; without it, this host is checked."`
 	targetFlags
 	restoreFlags
-	LinkRemap  bool   `help:"Allow open files that were deleted but have other links."`
-	GhostLimit string `help:"Largest deleted open file that is dumped." default:"${ghostlimit}" placeholder:"SIZE"`
+	acceptFlags
 }
 
 // Help is the long help text.

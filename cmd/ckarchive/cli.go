@@ -49,11 +49,12 @@ type app struct {
 	getenv         func(string) string
 	cli            *cli
 	parser         *kong.Kong
+	profileErr     error // what is wrong with the profile that the command line names
 }
 
 const description = `Freeze a running container, carry its memory, processes and files in one archive, and bring it back to life elsewhere.
 
-SRC and DEST are a path (./x.tar.zst, /x.tar, - for a stream), oci:DIR[:TAG], oci-archive:FILE[:TAG], or a name HOST/REPO:TAG[@DIGEST], which means the local store first and then the registry.`
+SRC and DEST are a path (./x.tar.zst, /x.tar, - for a stream), oci:DIR[:TAG], oci-archive:FILE[:TAG], dir:PATH (a plain directory of images, as runtimes make it), or a name HOST/REPO:TAG[@DIGEST], which means the local store first and then the registry.`
 
 // exitHelp ends every help text.
 const exitHelp = `
@@ -80,6 +81,7 @@ func (a *app) newParser() (*kong.Kong, error) {
 		}),
 		kong.Exit(func(code int) { panic(exitStatus(code)) }),
 		kong.NamedMapper("path", kong.MapperFunc(pathMapper)),
+		kong.Resolvers(a.profiles()),
 		kong.Bind(a),
 	)
 }
@@ -118,6 +120,9 @@ func (a *app) main(ctx context.Context, args []string) (status int) {
 		args = []string{"--help"}
 	}
 	kctx, err := parser.Parse(args)
+	if a.profileErr != nil {
+		return a.fail(a.profileErr)
+	}
 	if err != nil {
 		// Parsing stopped somewhere, maybe before the flag.
 		a.cli.JSON = a.cli.JSON || slices.Contains(args, "--json")

@@ -20,25 +20,16 @@ type exportCmd struct {
 	runtimeFlags
 	Engine       string        `help:"Who talks to CRIU: ckarchive itself (direct) or the container's runtime. A container of runsc is always dumped by it." enum:"direct,runtime" default:"direct" env:"CKARCHIVE_ENGINE"`
 	LeaveRunning bool          `short:"R" help:"Let the container go on after the dump."`
+	LeavePaused  bool          `help:"Leave the container paused when the archive is complete."`
 	Compress     string        `help:"zstd, gzip or none; by default what the name of a file says, else zstd." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 	Base         string        `help:"Pristine root file system (a directory), or the name of the base image; only what differs is archived. Without it, an overlay's upper layer or the whole tree is." placeholder:"DIR|IMAGE"`
-	Force        bool          `short:"f" help:"Replace an existing file; export although joined processes are lost."`
+	Force        bool          `short:"f" help:"Replace an existing file; try the dump although something stands in its way."`
 	Delete       bool          `help:"Delete the stopped container from its runtime when the archive is complete."`
 	Timeout      time.Duration `help:"Give up the dump after this time; the container goes on." default:"10m"`
 	Name         string        `help:"Name of the container in the archive, instead of its ID." placeholder:"NAME"`
 	DryRun       bool          `help:"Print what would be done and do nothing."`
-	criuFlags
-	LinkRemap       bool   `help:"Allow open files that were deleted but have other links."`
-	GhostLimit      string `help:"Largest deleted open file that is dumped." default:"${ghostlimit}" placeholder:"SIZE"`
-	TCPSkipInFlight bool   `help:"Leave out TCP connections that are not established yet."`
-	NetworkLock     string `help:"How CRIU locks TCP connections: ${enum}." enum:"iptables,nftables,skip" default:"${networklock}"`
+	dumpFlags
 }
-
-// What the flags are when nobody says.
-const (
-	defaultGhostLimit  = "1MiB"
-	defaultNetworkLock = "iptables"
-)
 
 // runtimeFlags choose a runtime.
 type runtimeFlags struct {
@@ -90,13 +81,17 @@ func (c *exportCmd) Run(ctx context.Context, a *app) (err error) {
 	if err := x.checkSpace(a); err != nil {
 		return err
 	}
-	out, err := a.createSink(ctx, x.dest, sinkOptions{Compression: x.compression, Replace: c.Force})
+	out, err := a.createSink(ctx, x.dest, sinkOptions{Compression: x.compression, Replace: c.Force, Parent: c.Parent})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
 	p := a.newProgress()
-	err = x.run(ctx, a, out, p)
+	if c.PreDump {
+		err = x.preDump(ctx, a, out, p)
+	} else {
+		err = x.withoutMemory(x.run(ctx, a, out, p))
+	}
 	p.close(err)
 	if err != nil {
 		return cause(ctx, fmt.Errorf("export container %q: %w", x.ctr.ID, err))
@@ -119,6 +114,15 @@ type export struct {
 	out         *sink
 	spool       *archive.Spool // memory that was packed while it was dumped, or nil
 	paused      time.Time
+}
+
+// goesOn tells whether the container is there afterwards.
+func (c *exportCmd) goesOn() bool { return c.LeaveRunning || c.LeavePaused || c.PreDump }
+
+// endsInDump tells whether CRIU itself has to end the processes: it holds their connections still,
+// or has their memory.
+func (x *export) endsInDump() bool {
+	return x.cmd.TCPEstablished && !x.cmd.goesOn() || x.cmd.LazyPages
 }
 
 // prepare finds out everything that can fail before the container is touched.
@@ -149,13 +153,16 @@ func (c *exportCmd) prepare(ctx context.Context, a *app) (*export, error) {
 	if sandboxed(x.ctr) {
 		return x, x.prepareSandbox(ctx)
 	}
-	if c.Engine == "runtime" && x.ctr.Runtime.Name == runtime.Direct {
-		return nil, withHint(&environmentError{fmt.Errorf("container %q was restored directly: it has no runtime to dump it", x.ctr.ID)}, "use --engine direct")
+	if err := x.checkEngine(ctx); err != nil {
+		return nil, err
 	}
 	if x.criu, err = a.findCRIU(ctx); err != nil {
 		return nil, err
 	}
-	if err := x.checkStrays(); err != nil {
+	if err := x.checkMemory(ctx); err != nil {
+		return nil, err
+	}
+	if err := x.preflight(ctx, a); err != nil {
 		return nil, err
 	}
 	return x, x.describe(ctx)
@@ -163,33 +170,6 @@ func (c *exportCmd) prepare(ctx context.Context, a *app) (*export, error) {
 
 func (f runtimeFlags) find(a *app) runtime.FindOptions {
 	return runtime.FindOptions{Runtime: f.Runtime, Root: f.RuntimeRoot, State: a.directDir()}
-}
-
-func (c *exportCmd) checkFlags(dest location) error {
-	switch {
-	case dest.kind == locationStream && !c.LeaveRunning:
-		return &usageError{
-			err:  errors.New("a stream cannot be made durable, so the container must go on"),
-			hint: "add --leave-running, or write to a file",
-		}
-	case dest.kind == locationArchive:
-		return usagef("export does not write oci-archive: files: export to oci:DIR or to a name, then push it to %s", dest.text)
-	case c.Engine == "runtime" && c.TCPEstablished && !c.LeaveRunning:
-		return &usageError{
-			err:  errors.New("a runtime cannot keep established connections and wait for the archive before it stops the container"),
-			hint: "use --engine direct, or --leave-running",
-		}
-	case c.Engine == "runtime" && (c.LinkRemap || c.TCPSkipInFlight || c.TCPClose || c.GhostLimit != defaultGhostLimit || c.NetworkLock != defaultNetworkLock):
-		return &usageError{
-			err:  errors.New("a runtime's checkpoint command takes no --link-remap, --ghost-limit, --network-lock, --tcp-close or --tcp-skip-in-flight"),
-			hint: "use --engine direct",
-		}
-	case c.Delete && c.LeaveRunning:
-		return usagef("--delete and --leave-running exclude each other")
-	case c.TCPEstablished && c.TCPClose:
-		return usagef("--tcp-established and --tcp-close exclude each other")
-	}
-	return nil
 }
 
 // run is the capture itself.
@@ -200,8 +180,9 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 			RuntimeRoot: x.ctr.Runtime.Root, PID: x.ctr.PID, StartTime: runtime.StartTime(x.ctr.PID),
 		},
 		LeaveRunning: x.cmd.LeaveRunning,
+		LeavePaused:  x.cmd.LeavePaused,
 		WasPaused:    x.ctr.Status == runtime.Paused,
-		EndInDump:    x.cmd.TCPEstablished && !x.cmd.LeaveRunning,
+		EndInDump:    x.endsInDump(),
 		Temporary:    out.temporary(),
 		Dump: func(ctx context.Context, dir string, frozen func(context.Context) error) error {
 			p.begin("dump", 0)
@@ -237,7 +218,7 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 
 // report prints the digest or path of the finished archive.
 func (x *export) report(ctx context.Context, a *app, out *sink) error {
-	if !x.cmd.LeaveRunning && !x.cmd.Delete {
+	if !x.cmd.goesOn() && !x.cmd.Delete {
 		if next := x.ctr.AfterStop(); next != "" {
 			a.say("hint: %s", next)
 		}
@@ -253,7 +234,7 @@ func (x *export) report(ctx context.Context, a *app, out *sink) error {
 	return a.printResult(out.result(), exportResult{
 		Result: out.result(), Container: x.ctr.ID, Created: x.meta.Created,
 		MemoryBytes: x.meta.Container.MemoryBytes, Processes: x.meta.Container.Processes, Stats: x.meta.Stats,
-		Running: x.cmd.LeaveRunning,
+		Running: x.cmd.LeaveRunning || x.cmd.PreDump,
 	})
 }
 

@@ -14,18 +14,34 @@ import (
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
-// checkStrays refuses a container with processes that CRIU would not see: it dumps the tree of
-// the first process, and what joined by "runc exec" is not below it.
-func (x *export) checkStrays() error {
-	strays, err := criu.Strays(x.ctr.PID)
+// preflight looks at the container and stops before the freeze if a dump would fail, or would lose a process.
+func (x *export) preflight(ctx context.Context, a *app) error {
+	if x.cmd.PreDump {
+		return nil // it takes memory alone
+	}
+	opts, err := x.cmd.preflight(x.ctr, x.cmd.flags(), x.cmd.External)
 	if err != nil {
 		return err
 	}
-	if len(strays) == 0 || x.cmd.Force {
+	rep, err := criu.Preflight(ctx, opts)
+	if err != nil {
+		return cause(ctx, fmt.Errorf("look at container %q: %w", x.ctr.ID, err))
+	}
+	refused := refuseDump(x.ctr, rep)
+	for i, f := range rep.Findings {
+		switch {
+		case stops(f) && x.cmd.Force:
+			a.warn("%s; going on all the same", f.Told())
+		case stops(f) && i == 0:
+			// It is the error.
+		case f.Severity != criu.Info:
+			a.warn("%s", f.Told())
+		}
+	}
+	if x.cmd.Force {
 		return nil
 	}
-	return withHint(&environmentError{fmt.Errorf("container %q has processes that joined it and would be lost: %v", x.ctr.ID, strays)},
-		"end them first (an exec session, a debugger), or accept the loss with --force")
+	return refused
 }
 
 // findBase tells a base directory from a base image's name.
@@ -99,16 +115,6 @@ func (x *export) addImage() {
 		base.Path = x.base.Path
 	}
 	x.base = &base
-}
-
-// options are the options of the dump that the archive keeps, by flag.
-func (c *exportCmd) options() map[string]string {
-	o := c.criuFlags.options()
-	o["engine"] = c.Engine
-	if c.LinkRemap {
-		o["link-remap"] = "true"
-	}
-	return o
 }
 
 func (f criuFlags) options() map[string]string {

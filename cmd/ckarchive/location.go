@@ -17,6 +17,7 @@ const (
 	locationStream                      // "-": standard input or output
 	locationLayout                      // oci:DIR[:TAG]
 	locationArchive                     // oci-archive:FILE[:TAG]
+	locationImages                      // dir:PATH, CRIU's images as a runtime makes and restores them
 	locationName                        // HOST/REPO:TAG[@DIGEST] or a name of the local store
 )
 
@@ -24,7 +25,7 @@ const (
 type location struct {
 	kind locationKind
 	text string             // as it was written
-	path string             // of locationFile, locationLayout, locationArchive
+	path string             // of locationFile, locationLayout, locationArchive, locationImages
 	tag  string             // of locationLayout, locationArchive; may be empty
 	ref  registry.Reference // of locationName
 }
@@ -48,6 +49,12 @@ func parseLocation(s string) (location, error) {
 	case found && scheme == "oci-archive":
 		loc.kind = locationArchive
 		return loc, loc.splitTag(rest)
+	case found && scheme == "dir":
+		if rest == "" {
+			return loc, usagef("%q names no path", s)
+		}
+		loc.kind, loc.path = locationImages, rest
+		return loc, nil
 	case isPath(s):
 		loc.kind, loc.path = locationFile, s
 		return loc, nil

@@ -31,7 +31,7 @@ func (c *pushCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	if dest.kind == locationFile || dest.kind == locationStream {
+	if dest.kind == locationFile || dest.kind == locationStream || dest.kind == locationImages {
 		return &usageError{err: fmt.Errorf("%s is no registry", c.Remote), hint: "push to HOST/REPO:TAG, oci:DIR or oci-archive:FILE; a file is made by ckarchive pull or export"}
 	}
 	if dest.kind == locationName && onlyLocal(dest.ref) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -29,20 +30,13 @@ func (x *export) prepareSandbox(ctx context.Context) error {
 			hint: "leave it out: runsc saves all that is in the sandbox",
 		}
 	}
-	x.cmd.Engine = "runtime" // there is no other
+	x.cmd.Engine = engineRuntime // there is no other
 	return x.describe(ctx)
 }
 
 // forCRIU are the flags that were given and mean something to CRIU only, sorted.
 func (c *exportCmd) forCRIU() []string {
-	flags := []string{}
-	for flag, value := range c.options() {
-		if flag != "engine" && value != "" {
-			flags = append(flags, flag)
-		}
-	}
-	slices.Sort(flags)
-	return flags
+	return slices.Sorted(maps.Keys(c.given()))
 }
 
 // dumpSandbox lets runsc write its images, and reads from them what they are.

@@ -14,18 +14,20 @@ import (
 // sink is a DEST that is being written.
 type sink struct {
 	archive.Sink
-	file  *archive.FileSink // of a path
-	image *artifact.Writer  // of a layout or the local store
-	store *registry.Store
-	name  string // in the store
-	path  string // absolute, of a file
-	prior string // the digest that name led to
+	file   *archive.FileSink   // of a path
+	images *archive.ImagesSink // of a directory of images
+	image  *artifact.Writer    // of a layout or the local store
+	store  *registry.Store
+	name   string // in the store
+	path   string // absolute, of a file or directory
+	prior  string // the digest that name led to
 }
 
 // sinkOptions adjust createSink.
 type sinkOptions struct {
 	Compression archive.Compression
 	Replace     bool
+	Parent      string // absolute path of the images that a directory of images adds to; or empty
 }
 
 // createSink begins a DEST. Nothing is seen of it before its Commit.
@@ -47,6 +49,19 @@ func (a *app) createSink(ctx context.Context, dest location, opts sinkOptions) (
 			return nil, err
 		}
 		return &sink{Sink: f, file: f, path: path}, nil
+	case locationImages:
+		path, err := filepath.Abs(dest.path)
+		if err != nil {
+			return nil, err
+		}
+		d, err := archive.CreateImages(path, opts.Parent)
+		if err != nil {
+			if errors.Is(err, archive.ErrExists) {
+				err = withHint(err, "a directory of images is never replaced: remove it, or name another one")
+			}
+			return nil, err
+		}
+		return &sink{Sink: d, images: d, path: path}, nil
 	case locationLayout, locationName:
 		store, name, err := a.openTarget(ctx, dest)
 		if err != nil {
@@ -87,10 +102,13 @@ func newStoreSink(ctx context.Context, store *registry.Store, name string, c arc
 
 // temporary are the files that a killed process leaves.
 func (s *sink) temporary() []string {
-	if s.file == nil {
-		return nil
+	switch {
+	case s.file != nil:
+		return []string{s.file.Temporary()}
+	case s.images != nil:
+		return []string{s.images.Dir()}
 	}
-	return []string{s.file.Temporary()}
+	return nil
 }
 
 // result is what a script wants to know: the digest in a store, the path of a file.

@@ -77,6 +77,8 @@ func (a *app) openOnce(ctx context.Context, src location, opts sourceOptions) (a
 			return archive.OpenDir(src.path, archive.DirOptions{})
 		}
 		return archive.OpenFile(src.path, archive.ReaderOptions{})
+	case locationImages:
+		return archive.OpenDir(src.path, archive.DirOptions{Images: true})
 	case locationArchive:
 		from, err := registry.OpenStoreArchive(ctx, src.path)
 		if err != nil {

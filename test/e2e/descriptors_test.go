@@ -12,7 +12,10 @@ func TestEstablishedConnection(t *testing.T) {
 	env.Leaks(t, "CRIU") // its network lock
 	c := h.start("c", counts("--tcp"))
 	for _, engine := range []string{"direct", "runtime"} {
-		o := h.run("export", "--engine", engine, "--base", h.built.base, c.id, h.path("c.tar")).refused(6, "Connected TCP socket", "--tcp-established", "keeps running")
+		h.run("export", "--engine", engine, "--base", h.built.base, c.id, h.path("c.tar")).refused(5, "established TCP connection", "--tcp-established")
+		c.unharmed()
+		o := h.run("export", "--force", "--engine", engine, "--base", h.built.base, c.id, h.path("c.tar")).
+			refused(6, "going on all the same", "Connected TCP socket", "--tcp-established", "keeps running")
 		log := namedLog(t, o, "dump.log")
 		if !strings.Contains(readFile(t, log), "Connected TCP socket") {
 			t.Errorf("the log %s does not hold the reason", log)
@@ -74,7 +77,8 @@ func TestFileLock(t *testing.T) {
 	h := newHost(t)
 	c := h.start("c", env.BundleOptions{Args: []string{"/bin/locker"}})
 	for _, engine := range []string{"direct", "runtime"} {
-		h.run("export", "--engine", engine, "--base", h.built.base, c.id, h.path("c.tar")).refused(6, "--file-locks", "keeps running")
+		h.run("export", "--engine", engine, "--base", h.built.base, c.id, h.path("c.tar")).refused(5, "--file-locks")
+		h.run("export", "--force", "--engine", engine, "--base", h.built.base, c.id, h.path("c.tar")).refused(6, "--file-locks", "keeps running")
 		c.awaitTicks(3)
 	}
 	path := c.export("c.tar", "--file-locks", "--base", h.built.base)
@@ -113,7 +117,8 @@ func TestLinkRemap(t *testing.T) {
 	opts := counts()
 	opts.Args = []string{"/bin/sh", "-c", "echo kept >/tmp/a; ln /tmp/a /tmp/b; exec 9</tmp/a; rm /tmp/a; exec /bin/workload --tick 10ms"}
 	c := h.start("c", opts)
-	h.run("export", "--base", h.built.base, c.id, h.path("c.tar")).refused(6, "--link-remap", "keeps running")
+	h.run("export", "--base", h.built.base, c.id, h.path("c.tar")).refused(5, "--link-remap")
+	h.run("export", "--force", "--base", h.built.base, c.id, h.path("c.tar")).refused(6, "--link-remap", "keeps running")
 	c.unharmed()
 	path := c.export("c.tar", "--link-remap", "--base", h.built.base)
 	h.restore("r", path, "--base", h.built.base).wellFrom(c)

@@ -20,6 +20,10 @@ type inspected struct {
 			Deleted int    `json:"deleted"`
 		} `json:"rootfs"`
 		Options map[string]string `json:"options"`
+		Stats   *struct {
+			PagesWritten int `json:"pagesWritten"`
+		} `json:"stats"`
+		Externals []external `json:"externals"`
 	} `json:"metadata"`
 }
 
