@@ -18,7 +18,7 @@ export PATH := $(CACHE)/bin:/usr/local/sbin:$(PATH):/usr/sbin:/sbin:/usr/local/g
 # among them that need root or CRIU skip themselves, except when CI is "true".
 UNIT = $(shell go list ./... | grep -v '/ckarchive/test/')
 
-.PHONY: help build demo check lint lines test unit root-tests e2e matrix bench fuzz fuzz-short clean
+.PHONY: help build demo check lint lines test unit root-tests e2e interop matrix bench fuzz fuzz-short clean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +64,10 @@ e2e:
 matrix: ## Print which archives go where: every runtime and engine, cgroups v1 and v2
 	test/setup matrix
 	CI=true CKARCHIVE_MATRIX_FULL=1 go test -count=1 -v -timeout 20m ./test/matrix | sed -nE '/^ *(\||--- FAIL|FAIL|ok)/p; /_test.go:[0-9]+: /p'
+
+interop: ## Carry checkpoints between ckarchive and other engines
+	test/setup test
+	CI=true go test -count=1 -timeout 20m ./test/interop
 
 bench: ## Measure freeze time, archive size and restore time
 	test/setup bench

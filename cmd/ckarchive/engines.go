@@ -29,7 +29,7 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 		return err
 	}
 	// Runtimes make missing mount points as well, with the modes that our umask leaves.
-	if err := criu.PrepareMountpoints(r.rootfs, images, r.cmd.MapMount); err != nil {
+	if err := criu.PrepareMountpoints(r.rootfs, images, r.mountSources()); err != nil {
 		return err
 	}
 	if err := criu.ShareImages(images, spec); err != nil {
@@ -46,7 +46,7 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 		return err
 	}
 	chosen.EmptyDir = empty
-	config, err := criu.ConfigFile(ctx, images, spec, r.cmd.MapMount, chosen)
+	config, err := criu.ConfigFile(ctx, images, spec, r.mountSources(), chosen)
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (r *restore) criuOptions(images string, spec *specs.Spec, files map[string]
 	o := criu.RestoreOptions{
 		Flags: r.flags(), Spec: spec, Rootfs: r.rootfs, ImagesDir: images, WorkDir: r.work(),
 		CgroupPath:    cmp.Or(r.cmd.CgroupPath, "/ckarchive/"+r.id),
-		ConsoleSocket: r.cmd.ConsoleSocket, MountMap: r.cmd.MapMount,
+		ConsoleSocket: r.cmd.ConsoleSocket, MountMap: r.mountSources(),
 		WeakSysctls: r.cmd.WeakSysctls, LSMProfile: r.cmd.LSMProfile, LSMMountContext: r.cmd.LSMMountContext,
 		External: r.cmd.External, Files: files, Veth: veth, ConsumeImages: consumeImages,
 	}

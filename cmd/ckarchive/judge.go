@@ -364,7 +364,7 @@ func (r *restore) rebuildSpec() (*specs.Spec, error) {
 // bindSources are those of --map-mount that are for the configuration. What was mounted below a
 // bind mount is in the images alone, and CRIU is told of it.
 func (r *restore) bindSources() map[string]string {
-	sources := maps.Clone(r.cmd.MapMount)
+	sources := r.mountSources()
 	maps.DeleteFunc(sources, func(dest, _ string) bool {
 		bind := func(m specs.Mount) bool { return m.Destination == dest }
 		external := func(e archive.External) bool { return e.Kind == "mount" && e.Path == dest }

@@ -32,7 +32,7 @@ type restoreCmd struct {
 
 // Help is the long help text.
 func (restoreCmd) Help() string {
-	return `The archive is verified, unpacked and checked before CRIU sees it. Bind mounts of the dumped container need --map-mount: host paths are never taken from an archive. Without --detach ckarchive stays in the foreground and exits with the container's status. The ID of the container goes to standard output.`
+	return `The archive is verified, unpacked and checked before CRIU sees it. Bind mounts of the dumped container need --map-mount: host paths are never taken from an archive. What engines bind in of their own accord, such as /etc/hosts and /dev/shm, and named volumes of Podman are made anew, with the content that the archive has. Without --detach ckarchive stays in the foreground and exits with the container's status. The ID of the container goes to standard output.`
 }
 
 // Run implements the command.
@@ -70,6 +70,8 @@ func (c *restoreCmd) check() error {
 type configDump struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
+	// NamedVolumes are Podman's.
+	NamedVolumes []namedVolume `json:"namedVolumes"`
 }
 
 // restore is one run of restoreCmd.

@@ -131,6 +131,12 @@ func (r *restore) revive(ctx context.Context, p *progress, unpacked string) erro
 	if err := r.buildRootfs(ctx, unpacked); err != nil {
 		return err
 	}
+	if err := r.fixRoot(images); err != nil {
+		return err
+	}
+	if err := r.makeStandIns(ctx, unpacked); err != nil {
+		return err
+	}
 	if err := r.writeBundle(spec); err != nil {
 		return err
 	}
