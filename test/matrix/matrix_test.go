@@ -49,6 +49,9 @@ func TestMatrixUnified(t *testing.T) {
 
 // row dumps one container and restores it once for each column.
 func row(t *testing.T, s source, table *table) {
+	for _, d := range destinations() {
+		*table.cell(s.name, d.name) = "FAILED"
+	}
 	h := newHost(t, s.needs...)
 	running := s.start(h)
 	running.WaitTick(t, 5)
@@ -58,7 +61,6 @@ func row(t *testing.T, s source, table *table) {
 	running.WaitEnd(t)
 	for _, d := range destinations() {
 		cell := table.cell(s.name, d.name)
-		*cell = "FAILED"
 		t.Run("to "+d.name, func(t *testing.T) {
 			env.Require(t, d.needs...)
 			reason, says := s.impossible(d)
