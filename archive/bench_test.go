@@ -103,7 +103,7 @@ func BenchmarkWrite(b *testing.B) {
 			b.SetBytes(benchBytes)
 			b.ReportAllocs()
 			for b.Loop() {
-				sink, err := archive.NewStreamSink(io.Discard, c)
+				sink, err := archive.NewStreamSink(io.Discard, archive.StreamOptions{Compression: c})
 				if err != nil {
 					b.Fatal(err)
 				}

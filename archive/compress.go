@@ -79,7 +79,7 @@ var (
 		"xz":             {0xfd, '7', 'z', 'X', 'Z', 0},
 		"bzip2":          []byte("BZh"),
 		"lz4":            {0x04, 0x22, 0x4d, 0x18},
-		"age-encrypted":  []byte("age-encryption.org/"),
+		"age-encrypted":  []byte(magicAge),
 		"zip":            []byte("PK\x03\x04"),
 		"ELF executable": []byte("\x7fELF"),
 	}

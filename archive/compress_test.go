@@ -69,7 +69,6 @@ func TestForeignFormats(t *testing.T) {
 		"xz":             "\xfd7zXZ\x00",
 		"bzip2":          "BZh91AY&SY",
 		"lz4":            "\x04\x22\x4d\x18",
-		"age-encrypted":  "age-encryption.org/v1\n",
 		"zip":            "PK\x03\x04",
 		"ELF executable": "\x7fELF\x02",
 		"is empty":       "",
@@ -86,6 +85,15 @@ func TestForeignFormats(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %q, which does not name the format", want, err)
 		}
+	}
+	// Encrypted once is no foreign format, twice is.
+	encrypted := "age-encryption.org/v1\n" + strings.Repeat("data", 500)
+	if _, err := archive.NewReader(strings.NewReader(encrypted), archive.ReaderOptions{}); !errors.Is(err, archive.ErrEncrypted) || errors.Is(err, archive.ErrRejected) {
+		t.Errorf("encrypted: got %v, want ErrEncrypted", err)
+	}
+	same := func(r io.Reader) (io.Reader, error) { return r, nil }
+	if _, err := archive.NewReader(strings.NewReader(encrypted), archive.ReaderOptions{Decrypt: same}); !errors.Is(err, archive.ErrNotArchive) {
+		t.Errorf("encrypted twice: got %v, want ErrNotArchive", err)
 	}
 }
 
@@ -295,7 +303,7 @@ func TestFullStream(t *testing.T) {
 	for _, c := range archive.Compressions {
 		whole := len(pack(t, archivetest.Checkpoint(), c))
 		for _, n := range []int{0, 100, whole / 2, whole - 1} {
-			sink, err := archive.NewStreamSink(&full{n}, c)
+			sink, err := archive.NewStreamSink(&full{n}, archive.StreamOptions{Compression: c})
 			if err != nil {
 				t.Fatal(err)
 			}

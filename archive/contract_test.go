@@ -17,7 +17,7 @@ import (
 func pack(tb testing.TB, files []archivetest.File, c archive.Compression) []byte {
 	tb.Helper()
 	var b bytes.Buffer
-	sink, err := archive.NewStreamSink(&b, c)
+	sink, err := archive.NewStreamSink(&b, archive.StreamOptions{Compression: c})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestSinkContract(t *testing.T) {
 		t.Run("StreamSink/"+string(c), func(t *testing.T) {
 			archivetest.TestSink(t, func(t *testing.T) (archive.Sink, func() ([]archivetest.File, error)) {
 				var b stream
-				sink, err := archive.NewStreamSink(&b, c)
+				sink, err := archive.NewStreamSink(&b, archive.StreamOptions{Compression: c})
 				if err != nil {
 					t.Fatal(err)
 				}

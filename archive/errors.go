@@ -12,6 +12,9 @@ var (
 	ErrRejected = errors.New("archive rejected")
 	// ErrNotArchive marks input that is no checkpoint archive at all. It is also an [ErrRejected].
 	ErrNotArchive = fmt.Errorf("%w: not a checkpoint archive", ErrRejected)
+	// ErrEncrypted marks input that is encrypted while no key was given that opens it. Nothing is known
+	// of its content.
+	ErrEncrypted = errors.New("encrypted")
 	// ErrExists marks an output that is there already and was not to be replaced.
 	ErrExists = errors.New("already exists")
 	// ErrSpecialFile marks an output that is there as something that is never replaced: a

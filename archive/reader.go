@@ -16,6 +16,8 @@ type ReaderOptions struct {
 	// Sequential unpacks no further ahead than it has to: for who reads only the beginning of a
 	// stream whose bytes are dear.
 	Sequential bool
+	// Decrypt opens an encrypted archive. Nil: such an archive is an [ErrEncrypted].
+	Decrypt Decrypter
 }
 
 // Reader is a [Source] over a tar stream, compressed or not. It takes the
@@ -27,6 +29,7 @@ type Reader struct {
 	tar     *tar.Reader
 	unpack  io.Closer
 	packed  Compression
+	sealed  bool
 	max     int64
 	total   int64
 	entries int
@@ -38,7 +41,11 @@ var _ Source = (*Reader)(nil)
 
 // NewReader reads the archive in r. r stays the caller's and must outlive the Reader.
 func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
-	plain, packed, err := decompress(r, opts.Sequential)
+	clear, encrypted, err := decrypt(r, opts.Decrypt)
+	if err != nil {
+		return nil, err
+	}
+	plain, packed, err := decompress(clear, opts.Sequential)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +59,7 @@ func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
 		tar:    tar.NewReader(frames),
 		unpack: plain,
 		packed: packed,
+		sealed: encrypted,
 		max:    limit,
 		names:  claims{},
 	}, nil
@@ -59,6 +67,9 @@ func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
 
 // Compression tells how the stream is packed.
 func (r *Reader) Compression() Compression { return r.packed }
+
+// Encrypted tells whether the stream is encrypted.
+func (r *Reader) Encrypted() bool { return r.sealed }
 
 // Next implements [Source].
 func (r *Reader) Next(ctx context.Context) (Entry, io.Reader, error) {

@@ -20,7 +20,7 @@ import (
 func repack(tb testing.TB, src archive.Source, c archive.Compression) []byte {
 	tb.Helper()
 	var b bytes.Buffer
-	sink, err := archive.NewStreamSink(&b, c)
+	sink, err := archive.NewStreamSink(&b, archive.StreamOptions{Compression: c})
 	if err != nil {
 		tb.Fatal(err)
 	}

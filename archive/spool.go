@@ -44,10 +44,11 @@ func NewSpool(dir string) (*Spool, error) {
 }
 
 // Spool makes a spool as [NewSpool] does. Its first member goes to its place in the archive file at
-// once, if the file is packed with zstd.
+// once, if the file is packed with zstd and not encrypted. Otherwise what the spool keeps is in plain
+// form in dir until it is copied.
 func (s *FileSink) Spool(dir string) (*Spool, error) {
 	spool, err := NewSpool(dir)
-	if _, ok := s.packer.(*zstdWriter); ok && err == nil {
+	if _, ok := s.packer.(*zstdWriter); ok && err == nil && s.sealer == nil {
 		spool.file = s.file
 	}
 	return spool, err

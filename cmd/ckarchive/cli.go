@@ -11,6 +11,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
+
+	"github.com/ckarchive/ckarchive/archive/crypt"
 )
 
 // cli is the command line. Its help texts are the documentation of the verbs.
@@ -21,6 +23,9 @@ type cli struct {
 	Quiet    bool   `short:"q" help:"Print nothing but results and errors." env:"CKARCHIVE_QUIET"`
 	JSON     bool   `name:"json" help:"Print results and errors as JSON." env:"CKARCHIVE_JSON"`
 	Progress string `help:"How progress is shown: ${enum}." enum:"auto,plain,json,none" default:"auto" env:"CKARCHIVE_PROGRESS"`
+
+	DecryptIdentity   []string `help:"Key that opens encrypted checkpoints: a file with AGE-SECRET-KEY-..., a private key of SSH, or passphrase; may be repeated." sep:"none" env:"CKARCHIVE_DECRYPT_IDENTITY" placeholder:"FILE"`
+	RequireEncryption bool     `help:"Refuse to write a checkpoint in plain form to anything but the local store." env:"CKARCHIVE_REQUIRE_ENCRYPTION"`
 
 	Check      checkCmd      `cmd:"" help:"Tell whether this host can dump and restore containers."`
 	Export     exportCmd     `cmd:"" help:"Freeze a container and write it to an archive."`
@@ -48,6 +53,7 @@ type app struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	cli            *cli
+	identities     *crypt.Identities // nil until something is encrypted
 	parser         *kong.Kong
 	profileErr     error // what is wrong with the profile that the command line names
 }

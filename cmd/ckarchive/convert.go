@@ -19,7 +19,8 @@ type convertCmd struct {
 	ForContainerd bool   `help:"Name the base image as containerd looks it up; CRI-O then refuses it."`
 	Compress      string `help:"zstd, gzip or none; by default what the name of a file says, and none for containerd." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 	Force         bool   `short:"f" help:"Replace an existing file."`
-	Pull          string `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
+	encryptFlags
+	Pull string `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
 	remoteFlags
 }
 
@@ -37,6 +38,9 @@ func (c *convertCmd) Run(ctx context.Context, a *app) error {
 	in, err := c.open(ctx, a, src)
 	if err != nil {
 		return cause(ctx, fmt.Errorf("convert %s: %w", c.Source, err))
+	}
+	if opts.Encrypt, err = c.recipients(a); err != nil {
+		return errors.Join(err, in.Close())
 	}
 	out, err := a.createSink(ctx, dest, opts)
 	if err != nil {
@@ -96,7 +100,7 @@ func (c *convertCmd) open(ctx context.Context, a *app, src location) (archive.So
 	var made removed
 	if src.kind == locationStream {
 		// It may have to be read twice.
-		stream, err := archive.NewReader(a.stdin, archive.ReaderOptions{})
+		stream, err := archive.NewReader(a.stdin, archive.ReaderOptions{Decrypt: a.decrypt})
 		if err != nil {
 			return nil, err
 		}

@@ -91,6 +91,7 @@ func classes() []class {
 		{archive.ErrNotArchive, exitRejected, "ckarchive reads its own archives and those of Podman, CRI-O and containerd"},
 		{archive.ErrRejected, exitRejected, "do not use it: fetch it again, or make another one"},
 		{registry.ErrContent, exitRejected, "the registry gave other content than its manifest promises; do not use it"},
+		{archive.ErrEncrypted, exitEnvironment, "--decrypt-identity FILE names the key; a passphrase is asked for on the terminal, or read from the file that CKARCHIVE_PASSPHRASE_FILE names"},
 		{runtime.ErrNotFound, exitNotFound, "ckarchive list --containers shows what is there; --runtime-root names another state directory"},
 		{archive.ErrNotFound, exitNotFound, ""},
 		{registry.ErrNotFound, exitNotFound, "ckarchive list shows the local store"},

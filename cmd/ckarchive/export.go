@@ -8,6 +8,7 @@ import (
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/capture"
+	"github.com/ckarchive/ckarchive/archive/crypt"
 	"github.com/ckarchive/ckarchive/criu"
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
@@ -18,16 +19,17 @@ type exportCmd struct {
 	Dest      string `arg:"" help:"Where the archive goes."`
 
 	runtimeFlags
-	Engine       string        `help:"Who talks to CRIU: ckarchive itself (direct) or the container's runtime. A container of runsc is always dumped by it." enum:"direct,runtime" default:"direct" env:"CKARCHIVE_ENGINE"`
-	LeaveRunning bool          `short:"R" help:"Let the container go on after the dump."`
-	LeavePaused  bool          `help:"Leave the container paused when the archive is complete."`
-	Compress     string        `help:"zstd, gzip or none; by default what the name of a file says, else zstd." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
-	Base         string        `help:"Pristine root file system (a directory), or the name of the base image; only what differs is archived. Without it, an overlay's upper layer or the whole tree is." placeholder:"DIR|IMAGE"`
-	Force        bool          `short:"f" help:"Replace an existing file; try the dump although something stands in its way."`
-	Delete       bool          `help:"Delete the stopped container from its runtime when the archive is complete."`
-	Timeout      time.Duration `help:"Give up the dump after this time; the container goes on." default:"10m"`
-	Name         string        `help:"Name of the container in the archive, instead of its ID." placeholder:"NAME"`
-	DryRun       bool          `help:"Print what would be done and do nothing."`
+	Engine       string `help:"Who talks to CRIU: ckarchive itself (direct) or the container's runtime. A container of runsc is always dumped by it." enum:"direct,runtime" default:"direct" env:"CKARCHIVE_ENGINE"`
+	LeaveRunning bool   `short:"R" help:"Let the container go on after the dump."`
+	LeavePaused  bool   `help:"Leave the container paused when the archive is complete."`
+	Compress     string `help:"zstd, gzip or none; by default what the name of a file says, else zstd." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
+	Base         string `help:"Pristine root file system (a directory), or the name of the base image; only what differs is archived. Without it, an overlay's upper layer or the whole tree is." placeholder:"DIR|IMAGE"`
+	encryptFlags
+	Force   bool          `short:"f" help:"Replace an existing file; try the dump although something stands in its way."`
+	Delete  bool          `help:"Delete the stopped container from its runtime when the archive is complete."`
+	Timeout time.Duration `help:"Give up the dump after this time; the container goes on." default:"10m"`
+	Name    string        `help:"Name of the container in the archive, instead of its ID." placeholder:"NAME"`
+	DryRun  bool          `help:"Print what would be done and do nothing."`
 	dumpFlags
 }
 
@@ -81,7 +83,7 @@ func (c *exportCmd) Run(ctx context.Context, a *app) (err error) {
 	if err := x.checkSpace(a); err != nil {
 		return err
 	}
-	out, err := a.createSink(ctx, x.dest, sinkOptions{Compression: x.compression, Replace: c.Force, Parent: c.Parent})
+	out, err := a.createSink(ctx, x.dest, sinkOptions{Compression: x.compression, Replace: c.Force, Parent: c.Parent, Encrypt: x.recipients})
 	if err != nil {
 		return err
 	}
@@ -104,6 +106,7 @@ type export struct {
 	cmd         *exportCmd
 	dest        location
 	compression archive.Compression
+	recipients  *crypt.Recipients // nil: it is not encrypted
 	ctr         *runtime.Container
 	criu        criu.Binary
 	ghostLimit  uint32
@@ -136,6 +139,12 @@ func (c *exportCmd) prepare(ctx context.Context, a *app) (*export, error) {
 		return nil, err
 	}
 	if err := c.checkFlags(x.dest); err != nil {
+		return nil, err
+	}
+	if x.recipients, err = c.recipients(a); err != nil {
+		return nil, err
+	}
+	if err := a.checkPlain(x.dest, x.recipients != nil); err != nil {
 		return nil, err
 	}
 	if x.ghostLimit, err = ghostLimit(c.GhostLimit); err != nil {

@@ -61,6 +61,9 @@ func recognise(ctx context.Context, src location) (location, error) {
 		return src, nil
 	}
 	f, err := archive.OpenFile(src.path, archive.ReaderOptions{})
+	if errors.Is(err, archive.ErrEncrypted) {
+		return src, nil // a layout is never encrypted as a whole
+	}
 	if err != nil {
 		return src, err
 	}
@@ -75,7 +78,7 @@ func recognise(ctx context.Context, src location) (location, error) {
 // openStream reads standard input. A checkpoint of another engine is not in the archive's
 // order: it is unpacked to be read again.
 func (a *app) openStream(ctx context.Context, opts foreign.Options) (archive.Source, error) {
-	stream, err := archive.NewReader(a.stdin, archive.ReaderOptions{})
+	stream, err := archive.NewReader(a.stdin, archive.ReaderOptions{Decrypt: a.decrypt})
 	if err != nil {
 		return nil, err
 	}

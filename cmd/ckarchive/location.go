@@ -65,16 +65,18 @@ func parseLocation(s string) (location, error) {
 	return loc, err
 }
 
-func isPath(s string) bool {
+func isPath(whole string) bool {
+	s := whole
 	if strings.HasPrefix(s, "/") || s == "." || strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../") {
 		return true
 	}
+	s = strings.TrimSuffix(s, ageSuffix)
 	for _, suffix := range []string{".tar", ".tar.zst", ".tar.gz", ".tgz", ".tzst"} {
 		if strings.HasSuffix(s, suffix) {
 			return true
 		}
 	}
-	info, err := os.Stat(s)
+	info, err := os.Stat(whole)
 	return err == nil && !info.IsDir()
 }
 
@@ -106,10 +108,10 @@ func onlyLocal(ref registry.Reference) bool { return ref.Host == localHost }
 // name says, else zstd.
 func (l location) compression(flag string) (archive.Compression, error) {
 	if flag == "" {
-		switch {
-		case strings.HasSuffix(l.path, ".gz"), strings.HasSuffix(l.path, ".tgz"):
+		switch path := strings.TrimSuffix(l.path, ageSuffix); {
+		case strings.HasSuffix(path, ".gz"), strings.HasSuffix(path, ".tgz"):
 			return archive.Gzip, nil
-		case strings.HasSuffix(l.path, ".tar"):
+		case strings.HasSuffix(path, ".tar"):
 			return archive.Uncompressed, nil
 		}
 	}

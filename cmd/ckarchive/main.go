@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // version is set by the linker.
@@ -31,6 +33,9 @@ func main() {
 func run(args []string, stdin *os.File, stdout, stderr io.Writer, getenv func(string) string) int {
 	// Everything that is written holds a container's secrets.
 	syscall.Umask(0o077)
+	// So does the memory of ckarchive: no core dump, whatever the limits and the kernel's core pattern say. A
+	// program that is started has its own setting.
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // cannot fail
 	ctx, stop := signalContext(context.Background())
 	defer stop()
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv}

@@ -17,6 +17,7 @@ type pullCmd struct {
 	remoteFlags
 	Compress string `help:"zstd, gzip or none, when DEST is a file." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 	Force    bool   `short:"f" help:"Replace an existing file."`
+	encryptFlags
 }
 
 // Run implements the command.
@@ -59,11 +60,15 @@ func (c *pullCmd) toDest(ctx context.Context, a *app, src location) (err error) 
 	if err != nil {
 		return err
 	}
+	to, err := c.recipients(a)
+	if err != nil {
+		return err
+	}
 	image, err := openImage(ctx, repo, src.ref.Identifier(), false)
 	if err != nil {
 		return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
 	}
-	out, err := a.createSink(ctx, dest, sinkOptions{Compression: compression, Replace: c.Force})
+	out, err := a.createSink(ctx, dest, sinkOptions{Compression: compression, Replace: c.Force, Encrypt: to})
 	if err != nil {
 		return errors.Join(err, image.Close())
 	}

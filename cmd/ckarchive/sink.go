@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/crypt"
 	"github.com/ckarchive/ckarchive/oci/artifact"
 	"github.com/ckarchive/ckarchive/registry"
 )
@@ -27,21 +28,25 @@ type sink struct {
 type sinkOptions struct {
 	Compression archive.Compression
 	Replace     bool
-	Parent      string // absolute path of the images that a directory of images adds to; or empty
+	Encrypt     *crypt.Recipients // nil: it is not encrypted
+	Parent      string            // absolute path of the images that a directory of images adds to; or empty
 }
 
 // createSink begins a DEST. Nothing is seen of it before its Commit.
 func (a *app) createSink(ctx context.Context, dest location, opts sinkOptions) (*sink, error) {
+	if err := a.checkPlain(dest, opts.Encrypt != nil); err != nil {
+		return nil, err
+	}
 	switch dest.kind {
 	case locationStream:
-		s, err := archive.NewStreamSink(a.stdout, opts.Compression)
+		s, err := archive.NewStreamSink(a.stdout, archive.StreamOptions{Compression: opts.Compression, Encrypt: encrypter(opts.Encrypt)})
 		return &sink{Sink: s}, err
 	case locationFile:
 		path, err := filepath.Abs(dest.path)
 		if err != nil {
 			return nil, err
 		}
-		f, err := archive.CreateFile(path, archive.FileOptions{Compression: opts.Compression, Replace: opts.Replace})
+		f, err := archive.CreateFile(path, archive.FileOptions{Compression: opts.Compression, Replace: opts.Replace, Encrypt: encrypter(opts.Encrypt)})
 		if err != nil {
 			if errors.Is(err, os.ErrNotExist) {
 				err = withHint(&environmentError{err}, "make the directory first")

@@ -76,7 +76,7 @@ func (a *app) openOnce(ctx context.Context, src location, opts sourceOptions) (a
 		if info, err := os.Stat(src.path); err == nil && info.IsDir() {
 			return archive.OpenDir(src.path, archive.DirOptions{})
 		}
-		return archive.OpenFile(src.path, archive.ReaderOptions{})
+		return archive.OpenFile(src.path, archive.ReaderOptions{Decrypt: a.decrypt})
 	case locationImages:
 		return archive.OpenDir(src.path, archive.DirOptions{Images: true})
 	case locationArchive:

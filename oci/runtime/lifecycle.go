@@ -24,7 +24,7 @@ func (c *Container) Pause(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	if !c.Runtime.pauses() {
+	if c.Runtime.Name == Direct {
 		err = c.freeze(ctx, true)
 	} else {
 		_, err = c.Runtime.run(ctx, "pause", c.ID)
@@ -40,7 +40,7 @@ func (c *Container) Pause(ctx context.Context) error {
 // runs already is no error: a killed CRIU may have thawed it.
 func (c *Container) Resume(ctx context.Context) error {
 	var err error
-	if !c.Runtime.pauses() {
+	if c.Runtime.Name == Direct {
 		err = c.freeze(ctx, false)
 	} else {
 		_, err = c.Runtime.run(ctx, "resume", c.ID)
@@ -91,7 +91,7 @@ func (c *Container) Kill(ctx context.Context) error {
 }
 
 func (c *Container) thaw(ctx context.Context) error {
-	if !c.Runtime.pauses() {
+	if c.Runtime.Name == Direct {
 		return c.freeze(ctx, false)
 	}
 	_, err := c.Runtime.run(ctx, "resume", c.ID)
