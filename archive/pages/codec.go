@@ -1,14 +1,34 @@
 package pages
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/sha256"
 	"fmt"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/ckarchive/ckarchive/archive"
 )
 
 // deltaWindow is the window of delta frames: it holds the pages and their bases.
 const deltaWindow = 2 * frameBytes
+
+// newSealer makes the cipher of frames; a nil key is none. Nonces are random: with less than 2^32 frames under one
+// key, two of them are never the same (NIST SP 800-38D, 8.3), and one row of children has less than 2^28.
+func newSealer(key []byte) (cipher.AEAD, error) {
+	if key == nil {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	if len(key) != KeyBytes {
+		return nil, fmt.Errorf("a key of %d bytes, %d are needed", len(key), KeyBytes)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
 
 // encoder compresses frames, one at a time.
 type encoder struct {
@@ -70,6 +90,7 @@ type frameDecoder struct {
 	literal *zstd.Decoder
 	delta   *zstd.Decoder
 	stored  []byte // a frame as it is in its pack
+	clear   []byte // the frame after decryption
 	base    []byte // the base pages of a delta frame
 }
 
@@ -86,14 +107,25 @@ func newFrameDecoder() (*frameDecoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &frameDecoder{literal: literal, delta: delta, stored: make([]byte, frameBytes), base: make([]byte, 0, frameBytes)}, nil
+	return &frameDecoder{literal: literal, delta: delta, stored: make([]byte, maxStoredBytes), base: make([]byte, 0, frameBytes)}, nil
 }
 
-// decode unpacks d.stored[:f.Length] into out[:0], which has room for a full frame. Base pages are in d.base.
-func (d *frameDecoder) decode(out []byte, f *Frame, kind Kind) ([]byte, error) {
+// decode unpacks d.stored[:f.Length] into out[:0], which has room for a full frame. Base pages are in d.base,
+// open is for an encrypted frame.
+func (d *frameDecoder) decode(out []byte, f *Frame, kind Kind, open cipher.AEAD) ([]byte, error) {
 	stored := d.stored[:f.Length]
 	if sha256.Sum256(stored) != f.Sum {
 		return nil, rejectf("frame does not match its hash")
+	}
+	if f.Sealed {
+		if open == nil {
+			return nil, fmt.Errorf("frame: %w", archive.ErrEncrypted)
+		}
+		var err error
+		if d.clear, err = open.Open(d.clear[:0], nil, stored, nil); err != nil {
+			return nil, rejectf("frame: %w", err)
+		}
+		stored = d.clear
 	}
 	plain := f.Pages * PageBytes
 	if f.Raw {

@@ -17,8 +17,11 @@ const (
 	version = 1
 )
 
-// flagRaw marks a frame that is not compressed.
-const flagRaw = 1
+// The flags of a frame.
+const (
+	flagRaw    = 1 // not compressed
+	flagSealed = 2 // encrypted
+)
 
 // Marshal gives the bytes of the index, which depend on nothing but its content: the format of
 // docs/formats.md, packed with zstd. An index that [ParseIndex] would reject is an error.
@@ -77,6 +80,9 @@ func (f *Frame) encode(b []byte, kind Kind) []byte {
 	flags := byte(0)
 	if f.Raw {
 		flags = flagRaw
+	}
+	if f.Sealed {
+		flags |= flagSealed
 	}
 	b = binary.AppendUvarint(b, uint64(f.Length)) //nolint:gosec // positive
 	b = append(b, byte(f.Pages), flags)           //nolint:gosec // at most FramePages
@@ -247,16 +253,16 @@ func (d *decoder) page(next int64) int64 {
 func (d *decoder) frame(kind Kind) Frame {
 	f := Frame{}
 	length := d.uvarint()
-	if length > frameBytes {
-		d.fail(fmt.Errorf("a frame of %d bytes, the limit is %d", length, frameBytes))
+	if length > maxStoredBytes {
+		d.fail(fmt.Errorf("a frame of %d bytes, the limit is %d", length, maxStoredBytes))
 	}
-	f.Length = int(length) //nolint:gosec // at most frameBytes
+	f.Length = int(length) //nolint:gosec // at most maxStoredBytes
 	f.Pages = int(d.byte())
 	flags := d.byte()
-	if flags > flagRaw {
+	if flags > flagRaw|flagSealed {
 		d.fail(fmt.Errorf("unknown flags %#x", flags))
 	}
-	f.Raw = flags == flagRaw
+	f.Raw, f.Sealed = flags&flagRaw != 0, flags&flagSealed != 0
 	f.Sum = d.sum()
 	if d.frames++; d.frames > MaxFrames {
 		d.fail(fmt.Errorf("more than %d frames", MaxFrames))

@@ -13,6 +13,7 @@ type job struct {
 	bases      []Run // of changed pages, in the numbers of the parent
 	base       []byte
 	out        []byte
+	sealed     []byte // the buffer that encryption writes to
 	kind       Kind
 	raw        bool
 	sum        Sum
@@ -62,6 +63,10 @@ func (w *Writer) compress(j *job) {
 	} else {
 		j.raw = false
 	}
+	if w.sealer != nil {
+		j.sealed = w.sealer.Seal(j.sealed[:0], nil, j.out, nil)
+		j.out, j.sealed = j.sealed, j.out
+	}
 	j.sum = sha256.Sum256(j.out)
 }
 
@@ -108,7 +113,7 @@ func (o *output) write(ctx context.Context, w *Writer, j *job) (int64, error) {
 		return 0, err
 	}
 	p := o.packs[len(o.packs)-1]
-	p.Frames = append(p.Frames, Frame{Length: len(j.out), Pages: len(j.plain) / PageBytes, Raw: j.raw, Sum: j.sum, Bases: j.bases})
+	p.Frames = append(p.Frames, Frame{Length: len(j.out), Pages: len(j.plain) / PageBytes, Raw: j.raw, Sealed: w.sealer != nil, Sum: j.sum, Bases: j.bases})
 	first := o.pages
 	o.bytes += int64(len(j.out))
 	o.pages += int64(len(j.plain) / PageBytes)

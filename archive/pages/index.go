@@ -42,6 +42,7 @@ type Frame struct {
 	Length int  // bytes in the pack
 	Pages  int  // 1 to FramePages
 	Raw    bool // stored as it is, not compressed
+	Sealed bool // encrypted after that
 	Sum    Sum  // of the bytes in the pack
 	// Bases are, for a frame of a Delta pack, the pages that make its dictionary: one for each of its pages.
 	Bases []Run
@@ -189,7 +190,7 @@ func (ix *Index) check() error {
 }
 
 func (ix *Index) checkPacks(l *layout) error {
-	n := 0
+	n, sealed := 0, ix.Sealed()
 	for i := range ix.Packs {
 		p := &ix.Packs[i]
 		if p.Kind > Delta || len(p.Frames) == 0 {
@@ -200,22 +201,38 @@ func (ix *Index) checkPacks(l *layout) error {
 			if err := p.Frames[j].check(p.Kind, packFirst, l); err != nil {
 				return fmt.Errorf("pack %d, frame %d: %w", i, j, err)
 			}
+			if p.Frames[j].Sealed != sealed {
+				return fmt.Errorf("pack %d, frame %d: some frames are encrypted and some are not", i, j)
+			}
 			n++
 		}
 	}
 	return nil
 }
 
+// packed is the length of the frame before it was encrypted.
+func (f *Frame) packed() int {
+	if f.Sealed {
+		return f.Length - sealBytes
+	}
+	return f.Length
+}
+
+// Sealed tells whether the frames are encrypted. All are, or none.
+func (ix *Index) Sealed() bool {
+	return len(ix.Packs) > 0 && len(ix.Packs[0].Frames) > 0 && ix.Packs[0].Frames[0].Sealed
+}
+
 // check is for one frame of a pack whose first page has the number packFirst.
 func (f *Frame) check(kind Kind, packFirst int64, l *layout) error {
-	plain := f.Pages * PageBytes
+	plain, packed := f.Pages*PageBytes, f.packed()
 	switch {
 	case f.Pages < 1 || f.Pages > FramePages:
 		return fmt.Errorf("%d pages, the limit is %d", f.Pages, FramePages)
-	case f.Raw && (f.Length != plain || kind == Delta):
+	case f.Raw && (packed != plain || kind == Delta):
 		return errors.New("neither compressed nor as long as its pages, or a delta that is not compressed")
-	case !f.Raw && (f.Length < 1 || f.Length >= plain):
-		return fmt.Errorf("%d compressed bytes for %d pages", f.Length, f.Pages)
+	case !f.Raw && (packed < 1 || packed >= plain):
+		return fmt.Errorf("%d compressed bytes for %d pages", packed, f.Pages)
 	case kind == Literal && len(f.Bases) > 0:
 		return errors.New("a literal frame with base pages")
 	case kind == Literal:

@@ -104,6 +104,8 @@ func TestIndexRejects(t *testing.T) {
 		"compressed to more":    func(ix *pages.Index) { ix.Packs[0].Frames[1].Raw = false },
 		"raw and shorter":       func(ix *pages.Index) { ix.Packs[0].Frames[1].Length-- },
 		"raw and longer":        func(ix *pages.Index) { ix.Packs[0].Frames[1].Length++ },
+		"one sealed frame":      func(ix *pages.Index) { ix.Packs[0].Frames[0].Sealed = true; ix.Packs[0].Frames[0].Length += 28 },
+		"sealed and too short":  func(ix *pages.Index) { f := &ix.Packs[0].Frames[0]; f.Sealed, f.Length = true, 28 },
 		"raw delta":             func(ix *pages.Index) { f := &ix.Packs[1].Frames[0]; f.Raw, f.Length = true, 4*4096 },
 		"too few bases":         func(ix *pages.Index) { ix.Packs[1].Frames[0].Bases[1].Count = 1 },
 		"too many bases":        func(ix *pages.Index) { ix.Packs[1].Frames[0].Bases[1].Count = 3 },

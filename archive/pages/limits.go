@@ -9,8 +9,18 @@ const (
 	// FramePages is the largest number of pages in a frame. Larger frames compress a little better,
 	// but changed pages in frames of 1 MiB do no longer find their base, and a random access fetches a frame.
 	FramePages = 64
-	// frameBytes is the content of a full frame, and the most that one takes in a pack.
+	// frameBytes is the content of a full frame.
 	frameBytes = FramePages * PageBytes
+	// maxStoredBytes is the most that a frame takes in a pack.
+	maxStoredBytes = frameBytes + sealBytes
+)
+
+// Encryption of frames: AES-256-GCM with a random nonce in front of the ciphertext.
+const (
+	// KeyBytes is the length of a key.
+	KeyBytes = 32
+	// sealBytes is what encryption adds to a frame: 12 bytes of nonce, 16 of authentication.
+	sealBytes = 12 + 16
 )
 
 // What a reader accepts before it rejects an index or a page map.

@@ -2,6 +2,7 @@ package pages
 
 import (
 	"context"
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ type Reader struct {
 	layout *layout
 	packs  Packs
 	cache  *cache
+	opener cipher.AEAD // nil: frames are not encrypted
 	files  map[string]*fileRuns
 
 	mu     sync.Mutex
@@ -48,6 +50,17 @@ func NewReader(ctx context.Context, ix *Index, packs Packs) *Reader {
 		r.files[ix.Files[i].Name] = newFileRuns(&ix.Files[i])
 	}
 	return r
+}
+
+// NewSealedReader is [NewReader] for an index with encrypted frames: key is that of the writer.
+func NewSealedReader(ctx context.Context, ix *Index, packs Packs, key []byte) (*Reader, error) {
+	opener, err := newSealer(key)
+	if err != nil {
+		return nil, err
+	}
+	r := NewReader(ctx, ix, packs)
+	r.opener = opener
+	return r, nil
 }
 
 // Index is the index that the reader reads by.
@@ -154,7 +167,7 @@ func (r *Reader) decode(p *place, d *frameDecoder, buf []byte) ([]byte, error) {
 		}
 		return nil, err
 	}
-	return d.decode(buf, p.frame, kind)
+	return d.decode(buf, p.frame, kind, r.opener)
 }
 
 // readPages fills dst, whole pages, with the stored pages from number page on.

@@ -2,6 +2,7 @@ package pages
 
 import (
 	"context"
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,9 @@ type WriterOptions struct {
 	Create func(ctx context.Context) (PackWriter, error)
 	// Parent, unless nil, is an earlier checkpoint whose pages are referred to.
 	Parent *Parent
+	// Key, unless nil, encrypts the frames: KeyBytes random bytes, those of the parent if there is one. It
+	// is to encrypt one row of children and nothing else.
+	Key []byte
 	// PackBytes is the size that packs are to have, in bytes; 0 chooses one between
 	// MinPackBytes and MaxPackBytes by the size of the memory. No pack is larger unless one frame is.
 	PackBytes int64
@@ -52,6 +56,7 @@ type Writer struct {
 	maps   []*Pagemap
 	old    memory
 	layout *layout // of the parent
+	sealer cipher.AEAD
 	files  []laneFile
 	stats  Stats
 
@@ -100,7 +105,14 @@ type laneRun struct {
 // NewWriter makes a writer. The caller closes it, also after Commit.
 func NewWriter(opts WriterOptions) (*Writer, error) {
 	w := &Writer{opts: opts, old: newMemory(opts.Parent), encoders: make(chan *encoder, workers())}
+	var err error
+	if w.sealer, err = newSealer(opts.Key); err != nil {
+		return nil, err
+	}
 	if opts.Parent != nil {
+		if ix := opts.Parent.Reader.index; len(ix.Packs) > 0 && ix.Sealed() != (w.sealer != nil) {
+			return nil, errors.New("parent and child are encrypted with the same key, or both not")
+		}
 		w.layout = opts.Parent.Reader.layout
 	}
 	w.commits.SetLimit(packCommits)
