@@ -16,6 +16,9 @@ func NewKey() (Key, error) {
 	return Key{id}, err
 }
 
+// Valid tells whether it is a key: the zero value is none.
+func (k Key) Valid() bool { return k.id != nil }
+
 // MarshalText gives the secret, in the form of identities of age.
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.id.String()), nil }
 

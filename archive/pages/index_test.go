@@ -96,16 +96,24 @@ func TestIndexBytes(t *testing.T) {
 // TestIndexRejects has an index that is wrong in one way each: neither written nor read.
 func TestIndexRejects(t *testing.T) {
 	for name, spoil := range map[string]func(*pages.Index){
-		"unknown kind":          func(ix *pages.Index) { ix.Packs[2].Kind = 2 },
-		"empty pack":            func(ix *pages.Index) { ix.Packs[2].Frames = nil },
-		"frame without pages":   func(ix *pages.Index) { ix.Packs[2].Frames[0].Pages = 0 },
-		"65 pages":              func(ix *pages.Index) { ix.Packs[0].Frames[0].Pages = 65 },
-		"frame without bytes":   func(ix *pages.Index) { ix.Packs[0].Frames[0].Length = 0 },
-		"compressed to more":    func(ix *pages.Index) { ix.Packs[0].Frames[1].Raw = false },
-		"raw and shorter":       func(ix *pages.Index) { ix.Packs[0].Frames[1].Length-- },
-		"raw and longer":        func(ix *pages.Index) { ix.Packs[0].Frames[1].Length++ },
-		"one sealed frame":      func(ix *pages.Index) { ix.Packs[0].Frames[0].Sealed = true; ix.Packs[0].Frames[0].Length += 28 },
-		"sealed and too short":  func(ix *pages.Index) { f := &ix.Packs[0].Frames[0]; f.Sealed, f.Length = true, 28 },
+		"unknown kind":        func(ix *pages.Index) { ix.Packs[2].Kind = 2 },
+		"empty pack":          func(ix *pages.Index) { ix.Packs[2].Frames = nil },
+		"frame without pages": func(ix *pages.Index) { ix.Packs[2].Frames[0].Pages = 0 },
+		"65 pages":            func(ix *pages.Index) { ix.Packs[0].Frames[0].Pages = 65 },
+		"frame without bytes": func(ix *pages.Index) { ix.Packs[0].Frames[0].Length = 0 },
+		"compressed to more":  func(ix *pages.Index) { ix.Packs[0].Frames[1].Raw = false },
+		"raw and shorter":     func(ix *pages.Index) { ix.Packs[0].Frames[1].Length-- },
+		"raw and longer":      func(ix *pages.Index) { ix.Packs[0].Frames[1].Length++ },
+		"one sealed frame":    func(ix *pages.Index) { ix.Packs[0].Frames[0].Sealed = true; ix.Packs[0].Frames[0].Length += 28 },
+		"sealed and empty": func(ix *pages.Index) {
+			for i := range ix.Packs {
+				for j := range ix.Packs[i].Frames {
+					ix.Packs[i].Frames[j].Sealed = true
+					ix.Packs[i].Frames[j].Length += 28
+				}
+			}
+			ix.Packs[0].Frames[0].Length = 28
+		},
 		"raw delta":             func(ix *pages.Index) { f := &ix.Packs[1].Frames[0]; f.Raw, f.Length = true, 4*4096 },
 		"too few bases":         func(ix *pages.Index) { ix.Packs[1].Frames[0].Bases[1].Count = 1 },
 		"too many bases":        func(ix *pages.Index) { ix.Packs[1].Frames[0].Bases[1].Count = 3 },

@@ -179,7 +179,7 @@ func (i *Image) Next(ctx context.Context) (archive.Entry, io.Reader, error) {
 func (i *Image) begin(ctx context.Context) error {
 	layer := i.Layer()
 	var err error
-	if i.layer, err = openLayer(ctx, i.fetcher, layer); err != nil {
+	if i.layer, err = openLayer(ctx, i.fetcher, layer, nil); err != nil {
 		return err
 	}
 	if want := layer.MediaType; layerType(i.layer.compression) != want {

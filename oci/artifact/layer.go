@@ -24,14 +24,21 @@ type layerStream struct {
 	diff        hash.Hash
 }
 
-// openLayer begins to read a layer, which the caller closes.
-func openLayer(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) (*layerStream, error) {
+// openLayer begins to read a layer, which the caller closes. open is for an encrypted one, and else nil.
+func openLayer(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, open archive.Decrypter) (*layerStream, error) {
 	rc, err := fetcher.Fetch(ctx, desc)
 	if err != nil {
 		return nil, err
 	}
 	l := &layerStream{desc: desc, rc: rc, packed: content.NewVerifyReader(rc, desc), diff: sha256.New()}
-	if l.plain, l.compression, err = archive.Decompress(layerReader{l.packed}); err != nil {
+	clear := io.Reader(layerReader{l.packed})
+	if open != nil {
+		clear, err = open(clear)
+	}
+	if err == nil {
+		l.plain, l.compression, err = archive.Decompress(clear)
+	}
+	if err != nil {
 		return nil, errors.Join(err, rc.Close())
 	}
 	return l, nil

@@ -55,6 +55,8 @@ type nativeConfig struct {
 	// Depth is that of AnnotationDepth. FullBytes is the size of the packs of the last whole checkpoint.
 	Depth     int   `json:"depth"`
 	FullBytes int64 `json:"fullBytes"`
+	// Encryption is there if the checkpoint is encrypted. Then Rootfs is not: it is in the layer of keys.
+	Encryption *nativeEncryption `json:"encryption,omitempty"`
 	// Rootfs is what is in the layer of the root file system, if there is one.
 	Rootfs *nativeRootfs `json:"rootfs,omitempty"`
 }
@@ -65,6 +67,9 @@ type nativeRootfs struct {
 	DiffID digest.Digest `json:"diffID"`
 }
 
+// valid tells whether it can be; nil can.
+func (r *nativeRootfs) valid() bool { return r == nil || r.Size >= 0 && r.DiffID.Validate() == nil }
+
 // nativeVersion is the version of the config that is written and read.
 const nativeVersion = 1
 
@@ -72,30 +77,40 @@ const nativeVersion = 1
 type layers struct {
 	meta, index ocispec.Descriptor
 	rootfs      *ocispec.Descriptor
+	keys        *ocispec.Descriptor // nil: nothing is encrypted
 	packs       map[digest.Digest]ocispec.Descriptor
 }
 
 // sortLayers tells the layers of a manifest apart. Layers of types that are not known here are left alone.
 func sortLayers(m *ocispec.Manifest) (*layers, error) {
 	l := &layers{packs: map[digest.Digest]ocispec.Descriptor{}}
-	var metas, indexes, roots int
+	var metas, indexes, roots, keys, sealed int
 	for _, d := range m.Layers {
 		switch d.MediaType {
-		case nativeMeta:
+		case sealedKeys:
+			l.keys = &d
+			keys++
+		case nativeMeta, sealedMeta:
 			l.meta = d
 			metas++
-		case nativeIndex:
+		case nativeIndex, sealedIndex:
 			l.index = d
 			indexes++
-		case ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd:
+		case ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd, sealedRootfs:
 			l.rootfs = &d
 			roots++
 		case nativePack, nativeDelta:
 			l.packs[d.Digest] = d
 		}
+		if d.MediaType == sealedMeta || d.MediaType == sealedIndex || d.MediaType == sealedRootfs {
+			sealed++
+		}
 	}
 	if metas != 1 || indexes != 1 || roots > 1 {
 		return nil, rejectf("a native checkpoint has one layer of metadata, one page index and at most one root file system; this has %d, %d and %d", metas, indexes, roots)
+	}
+	if keys > 1 || sealed != keys*(metas+indexes+roots) {
+		return nil, rejectf("some layers of the checkpoint are encrypted and some are not, or there are %d layers of keys", keys)
 	}
 	return l, nil
 }
@@ -134,7 +149,7 @@ func parseNativeConfig(raw []byte) (*nativeConfig, error) {
 	switch {
 	case c.FormatVersion != nativeVersion:
 		return nil, rejectf("format version %d, this program knows %d", c.FormatVersion, nativeVersion)
-	case c.Depth < 0 || c.FullBytes < 0 || c.FullBytes > archive.MaxTotalBytes || c.Rootfs != nil && (c.Rootfs.Size < 0 || c.Rootfs.DiffID.Validate() != nil):
+	case c.Depth < 0 || c.FullBytes < 0 || c.FullBytes > archive.MaxTotalBytes || !c.Rootfs.valid():
 		return nil, rejectf("config: a number or digest that cannot be")
 	}
 	return &c, nil

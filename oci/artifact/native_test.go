@@ -53,7 +53,7 @@ func writeNative(tb testing.TB, store Ingester, files []archivetest.File, opts N
 
 func openNative(tb testing.TB, from content.Fetcher, desc ocispec.Descriptor) *Native {
 	tb.Helper()
-	n, err := OpenNative(tb.Context(), from, desc)
+	n, err := OpenNative(tb.Context(), from, desc, OpenOptions{})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestNativeSource(t *testing.T) {
 	t.Run("without random access", func(t *testing.T) {
 		same(t, tampered{Fetcher: store}, desc, want)
 	})
-	got, err := OpenCheckpoint(t.Context(), store, desc)
+	got, err := OpenCheckpoint(t.Context(), store, desc, OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,12 +113,12 @@ func TestNativeSource(t *testing.T) {
 	}
 	mem := newMem()
 	image := writeImage(t, mem, sample(t), WriterOptions{})
-	if got, err := OpenCheckpoint(t.Context(), mem, image); err != nil {
+	if got, err := OpenCheckpoint(t.Context(), mem, image, OpenOptions{}); err != nil {
 		t.Error(err)
 	} else if _, ok := got.(*Image); !ok {
 		t.Errorf("OpenCheckpoint: got %T for an image", got)
 	}
-	if _, err := OpenNative(t.Context(), mem, image); !errors.Is(err, archive.ErrNotArchive) {
+	if _, err := OpenNative(t.Context(), mem, image, OpenOptions{}); !errors.Is(err, archive.ErrNotArchive) {
 		t.Errorf("OpenNative of an image: got %v, want ErrNotArchive", err)
 	}
 }
@@ -231,7 +231,7 @@ func TestNativeGenerations(t *testing.T) {
 	if _, err := store.GC(t.Context(), registry.GCOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenNative(t.Context(), store, all[0].desc); err == nil {
+	if _, err := OpenNative(t.Context(), store, all[0].desc, OpenOptions{}); err == nil {
 		t.Error("the first checkpoint is still there")
 	}
 	for i := 1; i < len(all); i += 2 {
@@ -334,7 +334,7 @@ func TestNativeTampered(t *testing.T) {
 			if name == "longer" && (desc.MediaType == nativePack || desc.MediaType == nativeDelta) {
 				continue // what is behind the frames is never read
 			}
-			got, err := OpenNative(t.Context(), tampered{store, desc.Digest, change}, k.desc)
+			got, err := OpenNative(t.Context(), tampered{store, desc.Digest, change}, k.desc, OpenOptions{})
 			if err == nil {
 				_, err = archivetest.Read(t.Context(), got)
 				got.Close()
@@ -413,7 +413,7 @@ func TestNativeRejects(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			n, err := OpenNative(t.Context(), store, push(m.MediaType, changed))
+			n, err := OpenNative(t.Context(), store, push(m.MediaType, changed), OpenOptions{})
 			if err == nil {
 				_, err = archivetest.Read(t.Context(), n)
 				n.Close()

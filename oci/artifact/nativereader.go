@@ -29,14 +29,20 @@ var (
 	_ Checkpoint = (*Native)(nil)
 )
 
+// OpenOptions are the options of [OpenCheckpoint] and [OpenNative]. The zero value reads checkpoints in plain form.
+type OpenOptions struct {
+	// Decrypt opens an encrypted checkpoint. Nil: such a one is an archive.ErrEncrypted.
+	Decrypt archive.Decrypter
+}
+
 // OpenCheckpoint opens what desc leads to, in the form that it has: see [Open] and [OpenNative].
-func OpenCheckpoint(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) (Checkpoint, error) {
+func OpenCheckpoint(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, opts OpenOptions) (Checkpoint, error) {
 	desc, m, err := resolve(ctx, fetcher, desc, 0)
 	if err != nil {
 		return nil, err
 	}
 	if m.Config.MediaType == NativeConfig {
-		return newNative(ctx, fetcher, desc, m)
+		return newNative(ctx, fetcher, desc, m, opts)
 	}
 	return newImage(ctx, fetcher, desc, m)
 }
@@ -50,6 +56,7 @@ type Native struct {
 	manifest *ocispec.Manifest
 	config   *nativeConfig
 	layers   *layers
+	keys     *nativeKeys // nil: it is not encrypted
 	index    *pages.Index
 	files    map[string]*pages.File // of the index
 	pages    *pages.Reader
@@ -73,28 +80,28 @@ var (
 // OpenNative reads the manifest, the config and the page index that desc leads to. An index leads
 // to its manifest for this machine. What is no native checkpoint is an archive.ErrNotArchive. ctx is for
 // all reading of memory. The caller closes the checkpoint; fetcher must outlive it.
-func OpenNative(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) (*Native, error) {
+func OpenNative(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, opts OpenOptions) (*Native, error) {
 	desc, m, err := resolve(ctx, fetcher, desc, 0)
 	if err != nil {
 		return nil, err
 	}
-	return newNative(ctx, fetcher, desc, m)
+	return newNative(ctx, fetcher, desc, m, opts)
 }
 
-func newNative(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, m *ocispec.Manifest) (*Native, error) {
+func newNative(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, m *ocispec.Manifest, opts OpenOptions) (_ *Native, err error) {
 	n := &Native{fetcher: fetcher, desc: desc, manifest: m}
-	if err := n.open(ctx); err != nil {
+	if err := n.open(ctx, opts); err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", desc.Digest, err)
 	}
 	n.files = make(map[string]*pages.File, len(n.index.Files))
 	for i := range n.index.Files {
 		n.files[n.index.Files[i].Name] = &n.index.Files[i]
 	}
-	n.pages = pages.NewReader(ctx, n.index, packOpener{fetcher})
-	return n, nil
+	n.pages, err = n.newReader(ctx)
+	return n, err
 }
 
-func (n *Native) open(ctx context.Context) (err error) {
+func (n *Native) open(ctx context.Context, opts OpenOptions) (err error) {
 	if n.manifest.ArtifactType != Type || n.manifest.Config.MediaType != NativeConfig {
 		return notCheckpoint(n.manifest.Config.MediaType)
 	}
@@ -108,13 +115,13 @@ func (n *Native) open(ctx context.Context) (err error) {
 	if n.config, err = parseNativeConfig(raw); err != nil {
 		return err
 	}
+	if err := n.readKeys(ctx, opts.Decrypt); err != nil {
+		return err
+	}
 	if (n.config.Rootfs != nil) != (n.layers.rootfs != nil) {
 		return rejectf("config and layers do not agree on whether there is a root file system")
 	}
-	if raw, err = fetchSmall(ctx, n.fetcher, n.layers.index, "page index", pages.MaxIndexBytes); err != nil {
-		return err
-	}
-	if n.index, err = pages.ParseIndex(raw); err != nil {
+	if n.index, err = n.readIndex(ctx); err != nil {
 		return err
 	}
 	return n.layers.check(n.index)
@@ -219,7 +226,8 @@ func (n *Native) openElsewhere(ctx context.Context, name string) (io.ReadCloser,
 
 // openMeta begins to read the metadata.
 func (n *Native) openMeta(ctx context.Context) (*layerStream, *archive.Reader, error) {
-	l, err := openLayer(ctx, n.fetcher, n.layers.meta)
+	open, _ := n.openers()
+	l, err := openLayer(ctx, n.fetcher, n.layers.meta, open)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -275,11 +283,12 @@ type rootfs struct {
 }
 
 func (n *Native) openRootfs(ctx context.Context) (io.ReadCloser, error) {
-	l, err := openLayer(ctx, n.fetcher, *n.layers.rootfs)
+	_, open := n.openers()
+	l, err := openLayer(ctx, n.fetcher, *n.layers.rootfs, open)
 	if err != nil {
 		return nil, err
 	}
-	if layerType(l.compression) != l.desc.MediaType {
+	if open == nil && layerType(l.compression) != l.desc.MediaType {
 		l.close()
 		return nil, rejectf("layer of type %s holds %s data", archive.QuoteName(l.desc.MediaType), l.compression)
 	}

@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/crypt"
 	"github.com/ckarchive/ckarchive/archive/pages"
 )
 
@@ -30,6 +31,9 @@ type NativeOptions struct {
 	// that differ from its are stored, unless the row of children is due to end: see [Native.Rebase]. It
 	// stays the caller's and must be open until Close. Its packs are copied if the store lacks them.
 	Parent *Native
+	// Encrypt, unless nil, encrypts all but what the manifest says. The pages of a parent are referred to only if
+	// it is for the same recipients.
+	Encrypt *crypt.Recipients
 	// PackBytes is that of pages.WriterOptions.
 	PackBytes int64
 }
@@ -45,6 +49,7 @@ type NativeWriter struct {
 	pages  *pages.Writer
 	reader *pages.Reader // of the parent, if its pages are used
 	rootfs *ocispec.Descriptor
+	keys   *nativeKeys // nil: it is not encrypted
 	config nativeConfig
 	kept   map[string][]byte
 	images bool // there was something in checkpoint/
@@ -70,13 +75,18 @@ func (w *NativeWriter) begin(ctx context.Context) (err error) {
 		}
 	}
 	opts := pages.WriterOptions{Create: w.pack, PackBytes: w.opts.PackBytes}
-	if p := w.opts.Parent; p != nil && !p.Rebase() {
+	if p := w.opts.Parent; p != nil && !p.Rebase() && p.fits(w.opts.Encrypt) {
 		maps, err := p.pagemaps(ctx)
 		if err != nil {
 			return fmt.Errorf("parent %s: %w", p.desc.Digest, err)
 		}
-		w.reader = pages.NewReader(ctx, p.index, packOpener{p.fetcher})
+		if w.reader, err = p.newReader(ctx); err != nil {
+			return err
+		}
 		opts.Parent = &pages.Parent{Reader: w.reader, Maps: maps}
+	}
+	if opts.Key, err = w.makeKeys(); err != nil {
+		return err
 	}
 	if w.pages, err = pages.NewWriter(opts); err != nil {
 		return err
@@ -84,7 +94,8 @@ func (w *NativeWriter) begin(ctx context.Context) (err error) {
 	if w.meta, err = w.store.Ingest(ctx); err != nil {
 		return err
 	}
-	if w.packer, err = archive.Compress(w.meta, archive.Zstd); err != nil {
+	metaKey, _ := w.sealers()
+	if w.packer, err = newSealedPacker(w.meta, metaKey); err != nil {
 		return err
 	}
 	w.tar = archive.NewWriter(w.packer)
@@ -176,7 +187,8 @@ func (w *NativeWriter) putRootfs(ctx context.Context, r io.Reader) (n int64, err
 		return 0, err
 	}
 	defer layer.Close() //nolint:errcheck // after Commit there is nothing left to discard
-	packer, err := archive.Compress(layer, archive.Zstd)
+	_, rootfsKey := w.sealers()
+	packer, err := newSealedPacker(layer, rootfsKey)
 	if err != nil {
 		return 0, err
 	}
@@ -185,12 +197,12 @@ func (w *NativeWriter) putRootfs(ctx context.Context, r io.Reader) (n int64, err
 	if err := errors.Join(err, packer.Close()); err != nil {
 		return n, err
 	}
-	desc, err := layer.Commit(ctx, layerType(archive.Zstd))
+	desc, err := layer.Commit(ctx, w.typed(layerType(archive.Zstd), sealedRootfs))
 	if err != nil {
 		return n, err
 	}
 	w.rootfs = &desc
-	w.config.Rootfs = &nativeRootfs{Size: n, DiffID: digest.NewDigest(digest.SHA256, diff)}
+	w.setRootfs(&nativeRootfs{Size: n, DiffID: digest.NewDigest(digest.SHA256, diff)})
 	return n, nil
 }
 
@@ -224,11 +236,7 @@ func (w *NativeWriter) commit(ctx context.Context) error {
 	if err := w.adopt(ctx, packs); err != nil {
 		return err
 	}
-	rawIndex, err := ix.Marshal()
-	if err != nil {
-		return err
-	}
-	index, err := pushBytes(ctx, w.store, nativeIndex, rawIndex)
+	index, err := w.pushIndex(ctx, ix)
 	if err != nil {
 		return err
 	}
@@ -246,6 +254,11 @@ func (w *NativeWriter) commit(ctx context.Context) error {
 		return err
 	}
 	list := []ocispec.Descriptor{meta, index}
+	if keys, err := w.pushKeys(ctx); err != nil {
+		return err
+	} else if keys != nil {
+		list = append(list, *keys)
+	}
 	if w.rootfs != nil {
 		list = append(list, *w.rootfs)
 	}
@@ -286,7 +299,7 @@ func (w *NativeWriter) commitMeta(ctx context.Context) (ocispec.Descriptor, erro
 	if err := packer.Close(); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("compress metadata: %w", err)
 	}
-	desc, err := w.meta.Commit(ctx, nativeMeta)
+	desc, err := w.meta.Commit(ctx, w.typed(nativeMeta, sealedMeta))
 	if err == nil {
 		w.meta = nil
 	}

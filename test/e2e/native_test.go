@@ -86,7 +86,7 @@ func TestNativeTravels(t *testing.T) {
 		if i > 0 && copied.Bytes > 1<<20 || copied.Descriptor.Digest != w.Descriptor().Digest {
 			t.Errorf("generation %d: %d bytes were sent as %s, want less than a megabyte as %s", i, copied.Bytes, copied.Descriptor.Digest, w.Descriptor().Digest)
 		}
-		parent, err = artifact.OpenNative(ctx, store, w.Descriptor())
+		parent, err = artifact.OpenNative(ctx, store, w.Descriptor(), artifact.OpenOptions{})
 		must(t, err)
 		defer parent.Close()
 		for off := rng.IntN(100) * 4096; off < len(memory); off += 100 * 4096 {
@@ -116,7 +116,7 @@ func TestNativeTravels(t *testing.T) {
 	if desc.Digest != descs[2].Digest {
 		t.Errorf("skopeo made %s of %s", desc.Digest, descs[2].Digest)
 	}
-	there, err := artifact.OpenCheckpoint(ctx, repository, desc)
+	there, err := artifact.OpenCheckpoint(ctx, repository, desc, artifact.OpenOptions{})
 	must(t, err)
 	defer there.Close()
 	blob, err := there.(archive.Opener).Open(ctx, archive.Image("pages-1.img"))
