@@ -92,16 +92,32 @@ func isTaskPagemap(name string, pids map[uint32]bool) bool {
 // readPagemap gives which pages file a page map belongs to and how many pages it
 // says are in there, at most limit.
 func readPagemap(dir, name string, limit int64) (id uint32, pages int64, err error) {
-	f, size, err := openImage(dir, name)
+	id, err = walkPagemap(dir, name, limit, func(e *pagemap.PagemapEntry, n uint64) error {
+		if !inPagesFile(e) {
+			return nil
+		}
+		if pages > limit-int64(n) { //nolint:gosec // at most limit
+			return imageError(name, "page count overflows")
+		}
+		pages += int64(n) //nolint:gosec // at most limit
+		return nil
+	})
+	return id, pages, err
+}
+
+// walkPagemap gives the entries of a page map to f, each with its number of pages, at most limit. An
+// entry is f's until it returns. It gives which pages file the map belongs to.
+func walkPagemap(dir, name string, limit int64, f func(e *pagemap.PagemapEntry, pages uint64) error) (id uint32, err error) {
+	file, size, err := openImage(dir, name)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	defer f.Close() //nolint:errcheck // read side
+	defer file.Close() //nolint:errcheck // read side
 	first := true
 	var head pagemap.PagemapHead
 	var e pagemap.PagemapEntry
 	var end uint64
-	err = walkImage(f, name, size, magicPagemap, func(b []byte) error {
+	err = walkImage(file, name, size, magicPagemap, func(b []byte) error {
 		if first {
 			first = false
 			if err := proto.Unmarshal(b, &head); err != nil {
@@ -122,19 +138,12 @@ func readPagemap(dir, name string, limit int64) (id uint32, pages int64, err err
 			return imageError(name, "entry at %#x with %d pages: out of order or too many", e.GetVaddr(), n)
 		}
 		end = e.GetVaddr() + n*4096
-		if !inPagesFile(&e) {
-			return nil
-		}
-		if pages > limit-int64(n) { //nolint:gosec // at most limit
-			return imageError(name, "page count overflows")
-		}
-		pages += int64(n) //nolint:gosec // at most limit
-		return nil
+		return f(&e, n)
 	})
 	if err == nil && first {
 		err = imageError(name, "empty image")
 	}
-	return head.GetPagesId(), pages, err
+	return head.GetPagesId(), err
 }
 
 // inPagesFile tells whether the pages of an entry are in the pages file, not in a parent's.

@@ -43,6 +43,7 @@ type Process struct {
 	Cwd      string     `json:"cwd,omitempty"`
 	Files    []OpenFile `json:"files,omitempty"`
 	Sockets  []Socket   `json:"sockets,omitempty"`
+	Memory   []Mapping  `json:"memory,omitempty"` // by what it is of, the most first
 	Children []*Process `json:"children,omitempty"`
 }
 
@@ -178,6 +179,9 @@ func inspectTask(dir string, t *pstree.PstreeEntry, files map[uint32]*fdinfo.Fil
 	}
 	if len(mms) > 0 {
 		p.Exe = files[mms[0].GetExeFileId()].GetReg().GetName()
+		if p.Memory, err = inspectMemory(dir, p.PID, mms[0], files); err != nil {
+			return nil, "", err
+		}
 	}
 	fss, err := optional(readEntries[fs.FsEntry](dir, fmt.Sprintf("fs-%d.img", p.PID), magicFS))
 	if err != nil {

@@ -133,27 +133,30 @@ func (s *sourceCheck) collect(ctx context.Context, loc location) (_ map[string][
 	if err != nil {
 		return nil, err
 	}
-	needed, useful := wanted(head)
-	files, err := archive.Collect(ctx, rest, archive.CollectOptions{
+	needed, useful, listed := wanted(head)
+	return collectWanted(ctx, rest, needed, useful, listed)
+}
+
+func collectWanted(ctx context.Context, src archive.Source, needed, useful []string, listed bool) (map[string][]byte, error) {
+	return archive.Collect(ctx, src, archive.CollectOptions{
 		Want: func(e archive.Entry) bool {
 			// What is there counts, even if it is too large to be looked at.
 			needed = slices.DeleteFunc(needed, func(name string) bool { return name == e.Name })
 			return e.Size <= maxFitBytes && slices.Contains(useful, e.Name)
 		},
 		Stop: func(e archive.Entry) bool {
-			return len(needed) == 0 || archive.IsPages(e.Name) && head[archive.MetadataFile] != nil
+			return len(needed) == 0 || archive.IsPages(e.Name) && listed
 		},
 		MaxBytes: maxInspectBytes,
 	})
-	return files, err
 }
 
 // maxFitBytes is the size of a member that is looked at.
 const maxFitBytes = archive.MaxJSONBytes
 
 // wanted are the members that are worth reading. When all that are needed have been seen nothing
-// more is read.
-func wanted(head map[string][]byte) (needed, useful []string) {
+// more is read. listed tells that the metadata names all members, and so their order is ours.
+func wanted(head map[string][]byte) (needed, useful []string, listed bool) {
 	useful = []string{
 		archive.ConfigDump, archive.SpecDump, archive.MetadataFile,
 		archive.Image(archive.Inventory), archive.Image(archive.CPUInfo),
@@ -164,15 +167,15 @@ func wanted(head map[string][]byte) (needed, useful []string) {
 	}
 	meta, err := archive.ParseMetadata(head[archive.MetadataFile])
 	if err != nil || len(meta.Members) == 0 {
-		return useful[:4:4], append(useful, archive.Image("core-1.img"))
+		return slices.Clone(useful[:4]), append(useful, archive.Image("core-1.img")), false
 	}
 	for _, name := range useful {
-		listed := slices.ContainsFunc(meta.Members, func(m archive.Member) bool { return m.Name == name })
-		if listed || name == archive.MetadataFile {
+		there := slices.ContainsFunc(meta.Members, func(m archive.Member) bool { return m.Name == name })
+		if there || name == archive.MetadataFile {
 			needed = append(needed, name)
 		}
 	}
-	return needed, useful
+	return needed, useful, true
 }
 
 // checkDigests proves those members that were read.

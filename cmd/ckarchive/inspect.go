@@ -21,15 +21,18 @@ import (
 // inspectCmd shows what a checkpoint holds.
 type inspectCmd struct {
 	Source string `arg:"" name:"src" help:"The checkpoint."`
-	Tree   bool   `help:"Show processes, open files, sockets and mounts."`
+	Tree   bool   `help:"Show processes, memory, open files, sockets and mounts."`
 	Format string `help:"Form of the output: ${enum}." enum:"table,json,tree" default:"table"`
-	Pull   string `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
+	Env    bool   `help:"Show the environment that the container was started with."`
+	// ShowSecrets is of use with Env only.
+	ShowSecrets bool   `help:"Do not mask what may be a secret in it."`
+	Pull        string `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
 	remoteFlags
 }
 
 // Help is the long help text.
 func (inspectCmd) Help() string {
-	return `Only metadata and small images are read, never the memory; of a registry usually less than 1 MB is fetched. Environments of processes are not shown.`
+	return `Only metadata and small images are read, never the memory; of a registry usually less than 1 MB is fetched. Values of the environment that may be secrets are masked.`
 }
 
 // summary is what inspect shows. With --json it is the document.
@@ -40,12 +43,15 @@ type summary struct {
 	Engine    string            `json:"engine,omitempty"`
 	Runtime   string            `json:"runtime"`
 	Command   []string          `json:"command,omitempty"`
-	Created   time.Time         `json:"created,omitzero"` // when it was checkpointed
-	Proven    bool              `json:"digests"`          // the archive carries digests of its members
-	Bytes     int64             `json:"bytes"`            // of all members that are known
+	Env       []string          `json:"environment,omitempty"` // NAME=VALUE, when it was asked for
+	Created   time.Time         `json:"created,omitzero"`      // when it was checkpointed
+	Proven    bool              `json:"digests"`               // the archive carries digests of its members
+	Bytes     int64             `json:"bytes"`                 // of all members that are known
 	Members   int               `json:"members"`
 	Metadata  *archive.Metadata `json:"metadata,omitempty"`
 	Processes *criu.Inspection  `json:"images,omitempty"`
+
+	environment []string // as the archive has it
 }
 
 // Run implements the command.
@@ -109,6 +115,9 @@ func (c *inspectCmd) read(ctx context.Context, src archive.Source, tree bool) (*
 	if err := s.fill(files); err != nil {
 		return nil, err
 	}
+	if c.Env {
+		s.Env = shownEnvironment(s.environment, c.ShowSecrets)
+	}
 	switch {
 	case !tree:
 		return s, nil
@@ -145,7 +154,7 @@ func (s *summary) fill(files map[string][]byte) error {
 	s.ID, s.Name, s.Runtime, s.Created = config.ID, config.Name, config.Runtime, config.Created
 	s.Engine = spec.Annotations["io.container.manager"]
 	if spec.Process != nil {
-		s.Command = spec.Process.Args
+		s.Command, s.environment = spec.Process.Args, spec.Process.Env
 	}
 	b, ok := files[archive.MetadataFile]
 	if !ok {
@@ -183,6 +192,9 @@ func (s *summary) rows() [][2]string {
 	}
 	if !s.Proven {
 		rows = append(rows, [2]string{"digests", "none: made by another tool"})
+	}
+	for _, v := range s.Env {
+		rows = append(rows, [2]string{"environment", v})
 	}
 	kept := rows[:0]
 	for _, r := range rows {
@@ -278,6 +290,12 @@ func inspectImages(ctx context.Context, files map[string][]byte) (_ *criu.Inspec
 // tree draws processes with what they have open, and the mounts.
 func (s *summary) tree() string {
 	top := treeprint.NewWithRoot(oneLine(fmt.Sprintf("%s (%s, %s)", s.Name, s.Runtime, showTime(s.Created))))
+	if len(s.Env) > 0 {
+		env := top.AddBranch("environment")
+		for _, v := range s.Env {
+			env.AddNode(oneLine(v))
+		}
+	}
 	if p := s.Processes; p != nil {
 		addProcess(top.AddBranch(fmt.Sprintf("processes: %d", p.Processes)), p.Root)
 		mounts := top.AddBranch(fmt.Sprintf("mounts: %d", len(p.Mounts)))
@@ -301,6 +319,11 @@ func addProcess(to treeprint.Tree, p *criu.Process) {
 		label += " (" + p.State + ")"
 	}
 	branch := to.AddBranch(oneLine(label))
+	for _, m := range p.Memory {
+		if m.Dumped > 0 {
+			branch.AddNode(oneLine(fmt.Sprintf("memory %s %s of %s", m.Name, units.BytesSize(float64(m.Dumped)), units.BytesSize(float64(m.Bytes)))))
+		}
+	}
 	for _, f := range p.Files {
 		branch.AddNode(oneLine(fmt.Sprintf("fd %d %s %s", f.FD, f.Type, f.Path)))
 	}
