@@ -125,7 +125,8 @@ func TestCheckSource(t *testing.T) {
 		{"mount is not mapped", nil, base, "mount-unmapped", "blocker", true, false},
 		{"path of a mount is missing", nil, append([]string{"--map-mount", "/vol=" + h.path("absent")}, base...), "mounts", "blocker", true, false},
 		{"no space", nil, append([]string{"--root", tiny}, usual...), "space", "blocker", true, false},
-		{"images of gVisor", metadata(func(m *archive.Metadata) { m.Format = "gvisor" }), usual, "format", "blocker", true, false},
+		{"images of gVisor, by runc", metadata(func(m *archive.Metadata) { m.Format = archive.FormatGVisor }), append([]string{"--runtime", "runc"}, usual...), "runtime", "blocker", true, false},
+		{"images of nobody", metadata(func(m *archive.Metadata) { m.Format = "other" }), usual, "format", "blocker", true, false},
 	} {
 		path := good
 		if tt.edit != nil {
