@@ -21,7 +21,10 @@ const holdChunk = 4 << 20
 // copy of it and nothing else, so a container whose memory is put there stands still as short as
 // can be. What the memory has no room for goes to files.
 type Hold struct {
-	dir     string // for what the memory has no room for
+	// Dir is a directory, made when it is needed, for what the memory has no room for. It is set
+	// before the first Put.
+	Dir string
+
 	mu      sync.Mutex
 	memory  []byte // of which used bytes are given out
 	used    int
@@ -39,10 +42,9 @@ type held struct {
 }
 
 // NewHold takes memory for size bytes from the kernel, rounded up to whole chunks; with size 0 it
-// takes none. dir is made when something has to go to a file, and must not exist. Close gives
-// the memory back.
-func NewHold(dir string, size int64) (*Hold, error) {
-	h := &Hold{dir: dir}
+// takes none. Close gives it back.
+func NewHold(size int64) (*Hold, error) {
+	h := &Hold{}
 	size = (size + holdChunk - 1) / holdChunk * holdChunk
 	if size <= 0 {
 		return h, nil
@@ -144,11 +146,11 @@ func (h *Hold) overflow(ctx context.Context, m *held, r io.Reader) (err error) {
 func (h *Hold) newFile(m *held) (*os.File, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err := os.Mkdir(h.dir, dirMode); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(h.Dir, dirMode); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
 	for i := 0; ; i++ {
-		m.path = filepath.Join(h.dir, strconv.Itoa(i))
+		m.path = filepath.Join(h.Dir, strconv.Itoa(i))
 		f, err := os.OpenFile(m.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 		if !errors.Is(err, os.ErrExist) {
 			return f, err
@@ -225,7 +227,10 @@ func (h *Hold) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.members, h.closed = nil, true
-	err := RemoveTree(h.dir)
+	var err error
+	if h.Dir != "" {
+		err = RemoveTree(h.Dir)
+	}
 	if h.memory != nil {
 		err = errors.Join(err, unix.Munmap(h.memory))
 		h.memory = nil

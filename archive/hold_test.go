@@ -32,10 +32,11 @@ func TestHold(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "hold")
-			h, err := archive.NewHold(dir, size)
+			h, err := archive.NewHold(size)
 			if err != nil {
 				t.Fatal(err)
 			}
+			h.Dir = dir
 			var all sync.WaitGroup
 			for name, content := range contents {
 				all.Go(func() {
@@ -96,10 +97,11 @@ func checkHeld(t *testing.T, h *archive.Hold, name string, want []byte) {
 func TestHoldFails(t *testing.T) {
 	broken := errors.New("broken")
 	for _, size := range []int64{0, 2 * holdChunk} {
-		h, err := archive.NewHold(filepath.Join(t.TempDir(), "hold"), size)
+		h, err := archive.NewHold(size)
 		if err != nil {
 			t.Fatal(err)
 		}
+		h.Dir = filepath.Join(t.TempDir(), "hold")
 		r := io.MultiReader(bytes.NewReader(memory(5000)), iotest.ErrReader(broken))
 		if err := h.Put(t.Context(), "x", r); !errors.Is(err, broken) {
 			t.Errorf("with %d bytes: error %v, want %v", size, err, broken)
@@ -114,10 +116,11 @@ func TestHoldFails(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	h, err := archive.NewHold(filepath.Join(t.TempDir(), "missing", "hold"), 0)
+	h, err := archive.NewHold(0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.Dir = filepath.Join(t.TempDir(), "missing", "hold")
 	if err := h.Put(t.Context(), "x", bytes.NewReader([]byte{1})); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error %v, want %v", err, os.ErrNotExist)
 	}

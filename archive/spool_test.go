@@ -43,10 +43,11 @@ func newSpool(t *testing.T) keeper {
 
 func newHold(t *testing.T) keeper {
 	t.Helper()
-	hold, err := archive.NewHold(filepath.Join(t.TempDir(), "held"), holdChunk)
+	hold, err := archive.NewHold(holdChunk)
 	if err != nil {
 		t.Fatal(err)
 	}
+	hold.Dir = filepath.Join(t.TempDir(), "held")
 	t.Cleanup(func() {
 		if err := hold.Close(); err != nil {
 			t.Error(err)

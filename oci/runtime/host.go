@@ -83,6 +83,15 @@ func (c *Container) MemoryUsage() (int64, error) {
 	return 0, errors.New("the container has no memory cgroup of its own")
 }
 
+// AvailableMemory is what the kernel thinks it can give without swapping, in bytes.
+func AvailableMemory() (int64, error) {
+	kib, err := parseBytes(strings.TrimSuffix(strings.TrimSpace(keyValues("/proc/meminfo", ":")["MemAvailable"]), " kB"))
+	if err != nil {
+		return 0, fmt.Errorf("read the available memory: %w", err)
+	}
+	return kib << 10, nil
+}
+
 // parseBytes adds numbers; an empty one is nothing.
 func parseBytes(numbers ...string) (int64, error) {
 	sum := int64(0)
