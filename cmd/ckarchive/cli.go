@@ -37,6 +37,7 @@ type cli struct {
 	Inspect    inspectCmd    `cmd:"" help:"Show what a checkpoint holds."`
 	Verify     verifyCmd     `cmd:"" help:"Prove that a checkpoint is whole."`
 	List       listCmd       `cmd:"" help:"List the local store."`
+	Flatten    flattenCmd    `cmd:"" help:"Store a checkpoint whole that was stored as changes of another."`
 	Tag        tagCmd        `cmd:"" help:"Give a checkpoint of the local store another name."`
 	Rm         rmCmd         `cmd:"" help:"Remove names from the local store."`
 	GC         gcCmd         `cmd:"" name:"gc" help:"Free what no name refers to."`

@@ -78,7 +78,7 @@ func (c *convertCmd) plan() (src, dest location, opts sinkOptions, err error) {
 	if err != nil {
 		return src, dest, opts, err
 	}
-	opts = sinkOptions{Replace: c.Force}
+	opts = sinkOptions{Replace: c.Force, formFlags: formFlags{To: formImage}}
 	if c.To == foreign.Containerd {
 		opts.Compression = archive.Uncompressed
 		return src, dest, opts, nil

@@ -45,7 +45,7 @@ type dumpFlags struct {
 	FreezeTimeout     time.Duration `help:"How long the tasks may take to stop, at least a second; CRIU's 10 seconds by default."`
 	WorkPath          string        `help:"Directory for CRIU's log and statistics, which stay there." type:"path" placeholder:"DIR"`
 	PreDump           bool          `help:"Only write the memory to dir:PATH and let the container go on; for a --parent."`
-	Parent            string        `help:"Directory of images of an earlier pre-dump or dump: only memory that changed since is written. DEST is a dir:PATH." type:"path" placeholder:"DIR"`
+	Parent            string        `help:"Earlier checkpoint of which only the changes are stored, for a DEST in a store; by default the last one of the container. For a dir:PATH the directory of images of an earlier pre-dump or dump." placeholder:"REF|DIR"`
 	AutoDedup         bool          `help:"Free in --parent the memory that is written anew."`
 	PageServer        string        `help:"Send the memory to a page server, and everything else to dir:PATH. With --lazy-pages, where it is served." placeholder:"ADDRESS:PORT"`
 	LazyPages         bool          `help:"Serve the memory at --page-server when everything else is in dir:PATH, page by page, for criu lazy-pages; then stop the container."`
@@ -162,7 +162,7 @@ func (c *exportCmd) rules(dest location) []rule {
 		{c.AutoDedup && c.Parent == "", "--auto-dedup frees memory in a --parent, and none was given", ""},
 		{c.PreDump && (c.Delete || c.LazyPages || goesOn), "a pre-dump lets the container go on, whatever else is asked", "leave out --leave-running, --leave-paused, --delete and --lazy-pages"},
 		{c.PreDump && !images, "a pre-dump is no archive: it is of use to a later dump on this host only", "write it to dir:PATH"},
-		{c.Parent != "" && !images, "a dump with a --parent lacks what that has: it is no whole archive", "write it to dir:PATH"},
+		{c.Parent != "" && !images, "a file holds all of the memory, and has no --parent", "write it to a name of the local store, to oci:DIR or to dir:PATH"},
 		{c.PageServer != "" && !images, "with --page-server the memory is elsewhere: it is no whole archive", "write it to dir:PATH"},
 		{c.LazyPages && c.PageServer == "", "--lazy-pages needs the address at which the memory is served", "add --page-server ADDRESS:PORT"},
 		{c.LazyPages && goesOn, "--lazy-pages moves the container: it cannot go on here", ""},

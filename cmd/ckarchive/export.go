@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/ckarchive/ckarchive/archive"
@@ -19,6 +20,7 @@ type exportCmd struct {
 	Dest      string `arg:"" help:"Where the archive goes."`
 
 	runtimeFlags
+	formFlags
 	Engine       string `help:"Who talks to CRIU: ckarchive itself (direct) or the container's runtime. A container of runsc is always dumped by it." enum:"direct,runtime" default:"direct" env:"CKARCHIVE_ENGINE"`
 	LeaveRunning bool   `short:"R" help:"Let the container go on after the dump."`
 	LeavePaused  bool   `help:"Leave the container paused when the archive is complete."`
@@ -83,7 +85,10 @@ func (c *exportCmd) Run(ctx context.Context, a *app) (err error) {
 	if err := x.checkSpace(a); err != nil {
 		return err
 	}
-	out, err := a.createSink(ctx, x.dest, sinkOptions{Compression: x.compression, Replace: c.Force, Parent: c.Parent, Encrypt: x.recipients})
+	out, err := a.createSink(ctx, x.dest, sinkOptions{
+		Compression: x.compression, Replace: c.Force, Encrypt: x.recipients,
+		formFlags: c.formFlags, Parent: c.Parent + x.parent, Of: x.meta,
+	})
 	if err != nil {
 		return err
 	}
@@ -105,6 +110,7 @@ func (c *exportCmd) Run(ctx context.Context, a *app) (err error) {
 type export struct {
 	cmd         *exportCmd
 	dest        location
+	parent      string // --parent of a DEST in a store; that of a directory of images stays with the flags
 	compression archive.Compression
 	recipients  *crypt.Recipients // nil: it is not encrypted
 	ctr         *runtime.Container
@@ -136,6 +142,9 @@ func (c *exportCmd) prepare(ctx context.Context, a *app) (*export, error) {
 		return nil, err
 	}
 	if x.compression, err = x.dest.compression(c.Compress); err != nil {
+		return nil, err
+	}
+	if err := x.splitParent(); err != nil {
 		return nil, err
 	}
 	if err := c.checkFlags(x.dest); err != nil {
@@ -175,6 +184,18 @@ func (c *exportCmd) prepare(ctx context.Context, a *app) (*export, error) {
 		return nil, err
 	}
 	return x, x.describe(ctx)
+}
+
+// splitParent tells a checkpoint in a store from CRIU's images, which are another kind of parent.
+func (x *export) splitParent() (err error) {
+	switch {
+	case x.cmd.Parent == "":
+	case x.dest.kind == locationName || x.dest.kind == locationLayout:
+		x.parent, x.cmd.Parent = x.cmd.Parent, ""
+	default:
+		x.cmd.Parent, err = filepath.Abs(x.cmd.Parent)
+	}
+	return err
 }
 
 func (f runtimeFlags) find(a *app) runtime.FindOptions {

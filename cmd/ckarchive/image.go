@@ -21,9 +21,9 @@ type transferResult struct {
 	Path      string `json:"path,omitempty"`
 }
 
-// stage makes an image of a file without giving it a name: what is not pushed after all is
-// garbage of the local store.
-func (a *app) stage(ctx context.Context, src location, compression archive.Compression) (_ content, _ string, err error) {
+// stage stores a checkpoint without giving it a name: what is not pushed after all is garbage of the
+// local store.
+func (a *app) stage(ctx context.Context, src location, form formOptions) (_ content, _ string, err error) {
 	store, err := a.openStore(ctx, true)
 	if err != nil {
 		return content{}, "", err
@@ -37,7 +37,7 @@ func (a *app) stage(ctx context.Context, src location, compression archive.Compr
 			err = errors.Join(err, hold.Close())
 		}
 	}()
-	desc, err := a.toImage(ctx, store, src, compression)
+	desc, err := a.storeUnnamed(ctx, store, src, form)
 	if err != nil {
 		return content{}, "", err
 	}
@@ -88,13 +88,18 @@ func (a *app) copyVerified(ctx context.Context, out *sink, src archive.Source, t
 	return nil
 }
 
-// toImage writes a checkpoint into store as an image without a name.
-func (a *app) toImage(ctx context.Context, store *registry.Store, src location, c archive.Compression) (_ ocispec.Descriptor, err error) {
+// storeUnnamed writes a checkpoint into store without a name.
+func (a *app) storeUnnamed(ctx context.Context, store *registry.Store, src location, form formOptions) (_ ocispec.Descriptor, err error) {
 	in, err := a.openSource(ctx, src, sourceOptions{Digests: true})
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	w, err := artifact.NewWriter(ctx, store, artifact.WriterOptions{Compression: c})
+	head, in, err := peekNamed(ctx, in, src.text)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	form.Of = metaFromHead(head)
+	w, err := a.newStoreWriter(ctx, store, form)
 	if err != nil {
 		return ocispec.Descriptor{}, errors.Join(err, in.Close())
 	}
@@ -113,6 +118,32 @@ func peekNamed(ctx context.Context, src archive.Source, name string) (map[string
 	return head, rest, nil
 }
 
+// metaFromHead is the metadata, or nothing of a checkpoint that has none.
+func metaFromHead(head map[string][]byte) archive.Metadata {
+	m, err := archive.ParseMetadata(head[archive.MetadataFile])
+	if err != nil {
+		return archive.Metadata{}
+	}
+	return *m
+}
+
+// storedForm tells in which form a checkpoint is.
+func storedForm(ctx context.Context, from oras.ReadOnlyTarget, name string) (_ string, err error) {
+	desc, err := from.Resolve(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	in, err := artifact.OpenCheckpoint(ctx, from, desc)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	if _, ok := in.(*artifact.Native); ok {
+		return formNative, nil
+	}
+	return formImage, nil
+}
+
 // nameFromHead makes a name for the local store of the container's.
 func nameFromHead(head map[string][]byte) string {
 	var config configDump
@@ -120,7 +151,7 @@ func nameFromHead(head map[string][]byte) string {
 		return ""
 	}
 	name := config.Name
-	if m, err := archive.ParseMetadata(head[archive.MetadataFile]); err == nil && m.Container.Name != "" {
+	if m := metaFromHead(head); m.Container.Name != "" {
 		name = m.Container.Name
 	}
 	if name == "" {

@@ -13,8 +13,10 @@ type importCmd struct {
 	Source string `arg:"" name:"src" help:"The checkpoint, of any engine: a file, a directory, -, oci:DIR[:TAG] or oci-archive:FILE[:TAG]."`
 	Name   string `arg:"" optional:"" help:"Its name in the store; by default that of the container."`
 	knownFlags
-	Bundle   string `help:"Bundle of the container, for images that come without its configuration." type:"path" placeholder:"DIR"`
-	Compress string `help:"zstd, gzip or none." default:"zstd" placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
+	Bundle string `help:"Bundle of the container, for images that come without its configuration." type:"path" placeholder:"DIR"`
+	formFlags
+	Parent   string `help:"Earlier checkpoint in the store of which only the changes are stored; by default the last one of the container." placeholder:"REF"`
+	Compress string `help:"zstd, gzip or none, of an image." default:"zstd" placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 }
 
 // Help is the long help text.
@@ -55,7 +57,9 @@ func (c *importCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return errors.Join(withHint(err, "give the name in the store as second argument"), in.Close())
 	}
-	out, err := a.createSink(ctx, location{kind: locationName, ref: ref}, sinkOptions{Compression: compression})
+	out, err := a.createSink(ctx, location{kind: locationName, ref: ref}, sinkOptions{
+		Compression: compression, formFlags: c.formFlags, Parent: c.Parent, Of: metaFromHead(head),
+	})
 	if err != nil {
 		return errors.Join(err, in.Close())
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
+	"github.com/ckarchive/ckarchive/oci/artifact"
 	"github.com/ckarchive/ckarchive/oci/runtime"
 	"github.com/docker/go-units"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,8 +25,11 @@ type listed struct {
 	Digest    string `json:"digest"`
 	Created   string `json:"created,omitempty"` // RFC 3339
 	Container string `json:"container,omitempty"`
-	Bytes     int64  `json:"bytes"`
-	Error     string `json:"error,omitempty"`
+	Bytes     int64  `json:"bytes"` // of all blobs, shared ones included
+	// Of the native form.
+	OwnBytes int64  `json:"ownBytes,omitempty"` // of memory that came with this checkpoint
+	Parent   string `json:"parent,omitempty"`   // digest
+	Error    string `json:"error,omitempty"`
 }
 
 // Run implements the command.
@@ -46,6 +51,10 @@ func (c *listCmd) Run(ctx context.Context, a *app) error {
 			Name: n.Name, Digest: n.Descriptor.Digest.String(), Bytes: n.Bytes,
 			Created:   n.Annotations[ocispec.AnnotationCreated],
 			Container: n.Annotations["org.criu.checkpoint.container.name"],
+			Parent:    n.Annotations[artifact.AnnotationParent],
+		}
+		if own, err := strconv.ParseInt(n.Annotations[artifact.AnnotationNewBytes], 10, 64); err == nil {
+			l.OwnBytes = own
 		}
 		if n.Err != nil {
 			l.Error = n.Err.Error()
@@ -56,11 +65,26 @@ func (c *listCmd) Run(ctx context.Context, a *app) error {
 		return a.printJSON(list)
 	}
 	return a.columns(func(w io.Writer) {
-		fmt.Fprintln(w, "NAME\tDIGEST\tCONTAINER\tCREATED\tSIZE")
+		fmt.Fprintln(w, "NAME\tDIGEST\tCONTAINER\tCREATED\tSIZE\tOWN\tPARENT")
 		for _, l := range list {
-			fmt.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\n", oneLine(l.Name), l.Digest, oneLine(l.Container), ago(l.Created), units.BytesSize(float64(l.Bytes)))
+			own := l.OwnBytes
+			if l.Parent == "" {
+				own = l.Bytes
+			}
+			fmt.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\t%s\t%s\n", oneLine(l.Name), l.Digest, oneLine(l.Container), ago(l.Created),
+				units.BytesSize(float64(l.Bytes)), units.BytesSize(float64(own)), parentName(list, l.Parent))
 		}
 	})
+}
+
+// parentName is the name by which a parent is listed, or else its digest.
+func parentName(list []listed, digest string) string {
+	for _, l := range list {
+		if digest != "" && l.Digest == digest {
+			return oneLine(l.Name)
+		}
+	}
+	return fmt.Sprintf("%.19s", oneLine(digest))
 }
 
 // ago makes a time readable.

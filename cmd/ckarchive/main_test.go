@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -49,20 +50,27 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 }
 
-// mkArchive writes a small archive that lacks nothing but real images: mkarchive FILE [COMPRESSION].
+// mkArchive writes a small archive that lacks nothing but real images: mkarchive FILE [COMPRESSION [HOUR]]. HOUR
+// is of its creation; with it the memory changes.
 func mkArchive(ts *testscript.TestScript, _ bool, args []string) {
 	dir := filepath.Join(ts.MkAbs("."), "members-"+hex.EncodeToString([]byte(args[0])))
 	ts.Check(os.MkdirAll(filepath.Join(dir, archive.CheckpointDir), 0o700))
 	for name, content := range map[string]string{
 		archive.Image(archive.Inventory):   "inventory",
 		archive.Image(archive.Descriptors): `["/dev/null","pipe:[1]","pipe:[2]"]`,
-		archive.Image("pages-1.img"):       strings.Repeat("memory ", 10000),
+		archive.Image("pages-1.img"):       strings.Repeat("memory ", 10000) + strings.Join(args[min(2, len(args)):], ""),
 	} {
 		ts.Check(os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
 	}
+	hour := 3
+	if len(args) > 2 {
+		var err error
+		hour, err = strconv.Atoi(args[2])
+		ts.Check(err)
+	}
 	meta := &archive.Metadata{
 		FormatVersion: archive.FormatVersion, Format: archive.FormatCRIU, Tool: "ckarchive/test",
-		Created:   time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		Created:   time.Date(2026, 1, 2, hour, 4, 5, 0, time.UTC),
 		Container: archive.Container{ID: "web", Generation: 1, Runtime: archive.Runtime{Name: "runc"}},
 		Host:      archive.Host{Architecture: "amd64", Kernel: "6.1", CgroupVersion: "v2"},
 		Base:      &archive.Base{Path: "/base"}, Rootfs: &archive.Rootfs{Method: "directory"},

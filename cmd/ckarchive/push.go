@@ -14,7 +14,8 @@ import (
 type pushCmd struct {
 	Source string `arg:"" name:"src" help:"The checkpoint."`
 	Remote string `arg:"" help:"HOST/REPO:TAG, oci:DIR[:TAG] or oci-archive:FILE[:TAG]."`
-	To     string `help:"Form of the artifact: ${enum}." enum:"image" default:"image"`
+	formFlags
+	Parent string `help:"Earlier checkpoint in the local store of which only the changes are stored, when SRC is a file; by default the last one of the container." placeholder:"REF"`
 	remoteFlags
 	Compress string `help:"zstd, gzip or none, when SRC is a file." default:"zstd" placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 	IfAbsent bool   `help:"Refuse to move a tag that leads to something else."`
@@ -55,9 +56,38 @@ type content struct {
 	close func()
 }
 
-// open gives the layout that holds SRC as an image and its name there. A file becomes an image
-// in the local store first, which holds it for the copy alone.
+// open gives the layout that holds SRC in the wanted form and its name there. What is not in that
+// form gets it in the local store first, which holds it for the copy alone.
 func (c *pushCmd) open(ctx context.Context, a *app, src location) (content, string, error) {
+	if src.kind == locationFile || src.kind == locationStream {
+		return c.stage(ctx, a, src)
+	}
+	from, name, err := c.openStored(ctx, a, src)
+	if err != nil || c.To == "" && c.Parent == "" {
+		return from, name, err
+	}
+	form, err := storedForm(ctx, from, name)
+	if err == nil && form == c.To {
+		return from, name, nil
+	}
+	from.close()
+	if err != nil {
+		return content{}, "", err
+	}
+	return c.stage(ctx, a, src)
+}
+
+// stage makes SRC anew.
+func (c *pushCmd) stage(ctx context.Context, a *app, src location) (content, string, error) {
+	compression, err := archive.ParseCompression(c.Compress)
+	if err != nil {
+		return content{}, "", &usageError{err: err}
+	}
+	return a.stage(ctx, src, formOptions{formFlags: c.formFlags, Parent: c.Parent, Compression: compression})
+}
+
+// openStored gives the layout that holds SRC as it is.
+func (c *pushCmd) openStored(ctx context.Context, a *app, src location) (content, string, error) {
 	switch src.kind {
 	case locationArchive:
 		from, err := registry.OpenStoreArchive(ctx, src.path)
@@ -68,18 +98,13 @@ func (c *pushCmd) open(ctx context.Context, a *app, src location) (content, stri
 	case locationLayout:
 		from, err := registry.OpenStore(ctx, src.path, registry.StoreOptions{})
 		return content{from, func() {}}, src.tag, err
-	case locationName:
+	default:
 		store, err := a.openStore(ctx, true)
 		if err == nil {
 			_, err = store.Resolve(ctx, src.storeName())
 		}
 		return content{store, func() {}}, src.storeName(), err
 	}
-	compression, err := archive.ParseCompression(c.Compress)
-	if err != nil {
-		return content{}, "", &usageError{err: err}
-	}
-	return a.stage(ctx, src, compression)
 }
 
 // send copies the image to dest and gives its digest.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/crypt"
-	"github.com/ckarchive/ckarchive/oci/artifact"
 	"github.com/ckarchive/ckarchive/registry"
 )
 
@@ -17,7 +16,7 @@ type sink struct {
 	archive.Sink
 	file   *archive.FileSink   // of a path
 	images *archive.ImagesSink // of a directory of images
-	image  *artifact.Writer    // of a layout or the local store
+	image  storeWriter         // of a layout or the local store
 	store  *registry.Store
 	name   string // in the store
 	path   string // absolute, of a file or directory
@@ -29,7 +28,12 @@ type sinkOptions struct {
 	Compression archive.Compression
 	Replace     bool
 	Encrypt     *crypt.Recipients // nil: it is not encrypted
-	Parent      string            // absolute path of the images that a directory of images adds to; or empty
+	// Parent is what an earlier dump of the container is called: a name in a store, or for a directory of
+	// images the absolute path of those.
+	Parent string
+	// Of a store or registry.
+	formFlags
+	Of archive.Metadata // of the checkpoint, as far as it is known
 }
 
 // createSink begins a DEST. Nothing is seen of it before its Commit.
@@ -72,7 +76,7 @@ func (a *app) createSink(ctx context.Context, dest location, opts sinkOptions) (
 		if err != nil {
 			return nil, err
 		}
-		return newStoreSink(ctx, store, name, opts.Compression)
+		return a.newStoreSink(ctx, store, name, opts)
 	default:
 		return nil, usagef("%s cannot be written to directly: write to oci:DIR or to a name, and push that to it", dest.text)
 	}
@@ -92,12 +96,14 @@ func (a *app) openTarget(ctx context.Context, dest location) (*registry.Store, s
 	return store, name, err
 }
 
-func newStoreSink(ctx context.Context, store *registry.Store, name string, c archive.Compression) (*sink, error) {
+func (a *app) newStoreSink(ctx context.Context, store *registry.Store, name string, opts sinkOptions) (*sink, error) {
 	s := &sink{store: store, name: name}
 	if old, err := store.Resolve(ctx, name); err == nil {
 		s.prior = old.Digest.String()
 	}
-	w, err := artifact.NewWriter(ctx, store, artifact.WriterOptions{Compression: c, Tag: name})
+	w, err := a.newStoreWriter(ctx, store, formOptions{
+		formFlags: opts.formFlags, Parent: opts.Parent, Of: opts.Of, Compression: opts.Compression, Tag: name,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -161,16 +161,17 @@ func openImage(ctx context.Context, from oras.ReadOnlyTarget, name string, head 
 	if err != nil {
 		return nil, err
 	}
-	image, err := artifact.Open(ctx, from, desc)
+	in, err := artifact.OpenCheckpoint(ctx, from, desc)
 	switch {
 	case errors.Is(err, artifact.ErrContainerd):
 		return artifact.OpenContainerd(ctx, from, desc)
 	case err != nil:
 		return nil, err
-	case !head:
-		return image, nil
 	}
-	return image.Head(ctx)
+	if image, ok := in.(*artifact.Image); ok && head {
+		return image.Head(ctx)
+	}
+	return in, nil // of the native form only what is read is fetched
 }
 
 // openHeld keeps the store's garbage collection away while the image is read.

@@ -14,6 +14,9 @@ import (
 // Type is the artifact type of the universal image.
 const Type = "application/vnd.ckarchive.checkpoint.v1"
 
+// AnnotationContainer is the ID of the container, by which its next checkpoint finds this one.
+const AnnotationContainer = "io.ckarchive.container"
+
 // CRI-O's annotations; it takes an image for a checkpoint by the first.
 const (
 	crioName            = "io.kubernetes.cri-o.annotations.checkpoint.name"
@@ -77,6 +80,7 @@ func annotate(f *facts) map[string]string {
 			}
 		}
 	}
+	set(m.Container.ID, AnnotationContainer)
 	set(name, metadata.CheckpointAnnotationName, crioName, podmanName)
 	set(m.Container.Engine, metadata.CheckpointAnnotationEngine)
 	set(runtimeName, metadata.CheckpointAnnotationRuntimeName, podmanRuntimeName)
