@@ -158,6 +158,17 @@ func (h *Hold) newFile(m *held) (*os.File, error) {
 	}
 }
 
+// Size is the length of all members, in bytes.
+func (h *Hold) Size() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := int64(0)
+	for _, m := range h.members {
+		n += m.size
+	}
+	return n
+}
+
 // Names are the members that were put, in the archive's order.
 func (h *Hold) Names() []string {
 	names := []string{}

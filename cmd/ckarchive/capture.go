@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -96,14 +95,8 @@ func (x *export) dumpDirectly(ctx context.Context, a *app, images, work string, 
 			return x.collect(ctx, work)
 		}
 	}
-	if x.packsMemory() {
-		var err error
-		if x.spool, err = x.out.file.Spool(filepath.Join(filepath.Dir(work), "packed")); err != nil {
-			return err
-		}
-		opts.TakePages = func(ctx context.Context, name string, r io.Reader) error {
-			return x.spool.Put(ctx, archive.Image(name), r)
-		}
+	if err := x.takePages(&opts, filepath.Dir(work)); err != nil {
+		return err
 	}
 	dumped, err := criu.Dump(ctx, x.criu, opts)
 	if err != nil || frozen != nil {
@@ -146,13 +139,6 @@ func (x *export) tidy(images, work string) error {
 		}
 	}
 	return nil
-}
-
-// packsMemory tells whether memory is packed while CRIU writes it, so that it reaches the disk only
-// in the form of the archive. The container stands still as long as that takes, which does not matter
-// to one that is going to be stopped.
-func (x *export) packsMemory() bool {
-	return !x.cmd.goesOn() && x.dest.kind == locationFile && x.compression == archive.Zstd
 }
 
 // keepLog moves CRIU's log out of the spool, which goes, and makes the error name its

@@ -45,6 +45,7 @@ type dumpFlags struct {
 	FreezeTimeout     time.Duration `help:"How long the tasks may take to stop, at least a second; CRIU's 10 seconds by default."`
 	WorkPath          string        `help:"Directory for CRIU's log and statistics, which stay there." type:"path" placeholder:"DIR"`
 	PreDump           bool          `help:"Only write the memory to dir:PATH and let the container go on; for a --parent."`
+	HoldMemory        string        `help:"How much memory of this host may hold that of a container that goes on; by default half of what is available." placeholder:"SIZE"`
 	Parent            string        `help:"Earlier checkpoint of which only the changes are stored, for a DEST in a store; by default the last one of the container. For a dir:PATH the directory of images of an earlier pre-dump or dump." placeholder:"REF|DIR"`
 	AutoDedup         bool          `help:"Free in --parent the memory that is written anew."`
 	PageServer        string        `help:"Send the memory to a page server, and everything else to dir:PATH. With --lazy-pages, where it is served." placeholder:"ADDRESS:PORT"`

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,7 +88,7 @@ func (c *exportCmd) Run(ctx context.Context, a *app) (err error) {
 	}
 	out, err := a.createSink(ctx, x.dest, sinkOptions{
 		Compression: x.compression, Replace: c.Force, Encrypt: x.recipients,
-		formFlags: c.formFlags, Parent: c.Parent + x.parent, Of: x.meta,
+		formFlags: c.formFlags, Parent: cmp.Or(x.parent, c.Parent), Of: x.meta,
 	})
 	if err != nil {
 		return err
@@ -121,7 +122,8 @@ type export struct {
 	meta        archive.Metadata
 	collected   bool // the root file system was archived during the dump
 	out         *sink
-	spool       *archive.Spool // memory that was packed while it was dumped, or nil
+	spool       *archive.Spool // memory that was packed, or nil
+	hold        *archive.Hold  // memory that is to be archived, or nil
 	paused      time.Time
 }
 
@@ -227,8 +229,12 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 	}
 	var writing *task
 	job.Seal = func(ctx context.Context, dir string) (archive.Source, error) {
+		kept, err := x.kept(ctx, filepath.Dir(dir), p)
+		if err != nil {
+			return nil, err
+		}
 		p.begin("hash", 0)
-		src, err := archive.Seal(ctx, dir, x.spool, &x.meta, x.ctr.SpecJSON)
+		src, err := archive.Seal(ctx, dir, kept, &x.meta, x.ctr.SpecJSON)
 		if err != nil {
 			return nil, err
 		}
@@ -242,8 +248,12 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 	job.Copy.OnBytes = func(n int64) { writing.add(n) }
 	x.out = out
 	x.meta.Created = time.Now().UTC().Truncate(time.Second)
+	if err := x.holdMemory(a); err != nil {
+		return err
+	}
 	x.paused = time.Now()
-	return capture.Run(ctx, a.spoolDir(), x.ctr, job)
+	err := capture.Run(ctx, a.spoolDir(), x.ctr, job)
+	return errors.Join(err, x.dropHold())
 }
 
 // report prints the digest or path of the finished archive.
