@@ -161,7 +161,7 @@ func openNative(ctx context.Context, store *registry.Store, name string) (_ *par
 	if err != nil {
 		return nil, err
 	}
-	native, err := artifact.OpenNative(ctx, store, desc)
+	native, err := artifact.OpenNative(ctx, store, desc, artifact.OpenOptions{})
 	if err != nil {
 		return nil, err
 	}

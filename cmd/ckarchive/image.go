@@ -133,7 +133,7 @@ func storedForm(ctx context.Context, from oras.ReadOnlyTarget, name string) (_ s
 	if err != nil {
 		return "", err
 	}
-	in, err := artifact.OpenCheckpoint(ctx, from, desc)
+	in, err := artifact.OpenCheckpoint(ctx, from, desc, artifact.OpenOptions{})
 	if err != nil {
 		return "", err
 	}

@@ -161,7 +161,7 @@ func openImage(ctx context.Context, from oras.ReadOnlyTarget, name string, head 
 	if err != nil {
 		return nil, err
 	}
-	in, err := artifact.OpenCheckpoint(ctx, from, desc)
+	in, err := artifact.OpenCheckpoint(ctx, from, desc, artifact.OpenOptions{})
 	switch {
 	case errors.Is(err, artifact.ErrContainerd):
 		return artifact.OpenContainerd(ctx, from, desc)
