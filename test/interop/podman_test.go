@@ -21,26 +21,44 @@ func inPodman(t *testing.T, p *env.Podman, name string) *env.Container {
 	return c
 }
 
-// Archives of a plain container of runc, and of the container that Podman made of it, restore in
-// Podman, as a file and as an image, with the same memory and files.
+// A container of runc goes on in Podman, from a file and from an image, with the same memory and
+// files; and so does what ckarchive exports of Podman's own containers.
 func TestOursInPodman(t *testing.T) {
-	env.Leaks(t, "iop"+strconv.Itoa(os.Getpid()))
-	h, p := newHost(t), env.NewPodman(t)
-	id := p.Image(t, h.base, baseImage)
-	c := h.start("plain", env.BundleOptions{Args: workload(), HostNetwork: true})
-	torture(t, c.Path("/"))
-	want := snapshot(t, c.Path("/"))
-	before := h.path("plain.tar.zst")
-	h.ok("export", "--base", h.base, "--name", "plain", c.ID, before)
-	file := h.path("podman.tar")
-	h.ok("convert", "--to", "podman", "--base-image", baseImage, "--base-id", id, before, file)
-
-	p.Run(t, "container", "restore", "--import", file)
-	r := inPodman(t, p, "plain")
-	tick := r.Verify(t).Tick
-	wantSame(t, snapshot(t, r.Path("/")), want)
-	if tick < 3 {
-		t.Errorf("it began anew: tick %d", tick)
+	for _, from := range []string{"runc", "podman"} {
+		t.Run(from, func(t *testing.T) {
+			env.Leaks(t, "iop"+strconv.Itoa(os.Getpid()))
+			h, p := newHost(t), env.NewPodman(t)
+			id := p.Image(t, h.base, baseImage)
+			file, image := h.path("checkpoint.tar.zst"), "oci:"+h.path("layout")+":v1"
+			var want map[string]string
+			known := []string{"--base-image", baseImage, "--base-id", id}
+			if from == "runc" {
+				c := h.start("plain", env.BundleOptions{Args: workload(), HostNetwork: true})
+				torture(t, c.Path("/"))
+				want = snapshot(t, c.Path("/"))
+				h.ok("export", "--base", h.base, "--name", "moved", c.ID, file)
+			} else {
+				c := startPodman(t, p, "moved")
+				torture(t, c.Path("/"))
+				want = snapshot(t, c.Path("/"))
+				full := p.Run(t, "inspect", "--format", "{{.Id}}", "moved")
+				h.ok("export", "--runtime-root", "/run/runc", full, file)
+				p.Run(t, "rm", "--force", "--time", "0", "moved")
+			}
+			h.ok(append([]string{"convert", "--to", "podman", file, h.path("podman.tar")}, known...)...)
+			h.ok(append([]string{"convert", "--to", "image", "--compress", "gzip", file, image}, known...)...)
+			p.Run(t, "pull", image)
+			pulled := p.Run(t, "images", "--quiet", "--no-trunc", "--filter", "reference=localhost/*layout*")
+			for _, restore := range [][]string{{"--import", h.path("podman.tar")}, {pulled}} {
+				p.Run(t, append([]string{"container", "restore"}, restore...)...)
+				r := inPodman(t, p, "moved")
+				if tick := r.Verify(t).Tick; tick < 3 {
+					t.Errorf("%q: it began anew: tick %d", restore, tick)
+				}
+				wantSame(t, snapshot(t, r.Path("/")), want)
+				p.Run(t, "rm", "--force", "--time", "0", "moved")
+			}
+		})
 	}
 }
 
