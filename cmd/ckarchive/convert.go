@@ -97,10 +97,16 @@ func (c *convertCmd) open(ctx context.Context, a *app, src location) (archive.So
 	if c.To == "image" {
 		target = foreign.ForAll
 	}
+	return a.converted(ctx, src, sourceOptions{Pull: c.Pull, Remote: c.remoteFlags, Known: known, Digests: true},
+		foreign.ConvertOptions{Target: target, Known: known, ContainerdBase: c.ForContainerd})
+}
+
+// converted gives a checkpoint as a target restores it.
+func (a *app) converted(ctx context.Context, src location, from sourceOptions, to foreign.ConvertOptions) (archive.Source, error) {
 	var made removed
 	if src.kind == locationStream {
 		// It may have to be read twice.
-		stream, err := archive.NewReader(a.stdin, archive.ReaderOptions{Decrypt: a.decrypt})
+		stream, err := archive.NewReader(a.stdin, archive.ReaderOptions{})
 		if err != nil {
 			return nil, err
 		}
@@ -109,12 +115,10 @@ func (c *convertCmd) open(ctx context.Context, a *app, src location) (archive.So
 		}
 		src.kind = locationFile
 	}
-	in, err := foreign.Convert(ctx, func(ctx context.Context) (archive.Source, error) {
-		return a.openSource(ctx, src, sourceOptions{Pull: c.Pull, Remote: c.remoteFlags, Known: known, Digests: true})
-	}, foreign.ConvertOptions{Target: target, Known: known, ContainerdBase: c.ForContainerd})
+	in, err := foreign.Convert(ctx, func(ctx context.Context) (archive.Source, error) { return a.openSource(ctx, src, from) }, to)
 	var missing *foreign.MissingError
 	if errors.As(err, &missing) {
-		err = &usageError{err: err, hint: "say it with --container-id, --base-image NAME or --base-id DIGEST; podman image inspect --format '{{.Id}}' NAME prints the ID"}
+		err = &usageError{err: err, hint: "say it with --base-image NAME, --base-id DIGEST or, in ckarchive convert, --container-id; podman image inspect --format '{{.Id}}' NAME prints the ID"}
 	}
 	if made == "" {
 		return in, err

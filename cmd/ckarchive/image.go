@@ -19,6 +19,8 @@ type transferResult struct {
 	Digest    string `json:"digest,omitempty"`
 	Reference string `json:"reference,omitempty"`
 	Path      string `json:"path,omitempty"`
+	// Steps are what --print-restore-command asks for, one line each.
+	Steps []string `json:"steps,omitempty"`
 }
 
 // stage stores a checkpoint without giving it a name: what is not pushed after all is garbage of the

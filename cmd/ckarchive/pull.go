@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"oras.land/oras-go/v2"
 
+	"github.com/ckarchive/ckarchive/oci/artifact"
 	"github.com/ckarchive/ckarchive/registry"
 )
 
@@ -17,6 +19,8 @@ type pullCmd struct {
 	remoteFlags
 	Compress string `help:"zstd, gzip or none, when DEST is a file." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 	Force    bool   `short:"f" help:"Replace an existing file."`
+	// PrintRestoreCommand is the name of an engine.
+	PrintRestoreCommand string `help:"Print how this engine restores it: ${enum}." enum:",podman,cri-o,containerd" default:"" placeholder:"ENGINE"`
 	encryptFlags
 }
 
@@ -38,7 +42,7 @@ func (c *pullCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		return a.printResult(desc.Digest.String(), transferResult{Digest: desc.Digest.String(), Reference: src.ref.String()})
+		return c.printResult(ctx, a, src, desc.Digest.String(), transferResult{Digest: desc.Digest.String(), Reference: src.ref.String()})
 	}
 	return c.toDest(ctx, a, src)
 }
@@ -75,7 +79,29 @@ func (c *pullCmd) toDest(ctx context.Context, a *app, src location) (err error) 
 	if err := a.copyVerified(ctx, out, image, "pull"); err != nil {
 		return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
 	}
-	return a.printResult(out.result(), transferResult{Path: out.path})
+	return c.printResult(ctx, a, src, out.result(), transferResult{Path: out.path})
+}
+
+// printResult prints what was pulled, or how an engine restores it.
+func (c *pullCmd) printResult(ctx context.Context, a *app, src location, line string, res transferResult) error {
+	if c.PrintRestoreCommand == "" {
+		return a.printResult(line, res)
+	}
+	a.say("pulled %s", line)
+	repo, err := a.client(c.remoteFlags).Repository(src.ref.String())
+	if err != nil {
+		return err
+	}
+	desc, err := repo.Resolve(ctx, src.ref.Identifier())
+	if err != nil {
+		return err
+	}
+	image, err := artifact.Open(ctx, repo, desc)
+	if err != nil {
+		return err
+	}
+	res.Steps = restoreSteps(c.PrintRestoreCommand, src.ref.Name()+"@"+desc.Digest.String(), res.Path, image.Annotations())
+	return errors.Join(a.printResult(strings.Join(res.Steps, "\n"), res), image.Close())
 }
 
 // copyImage keeps the image as it is.

@@ -21,6 +21,7 @@ type restoreCmd struct {
 	Source string `arg:"" name:"src" help:"The checkpoint."`
 
 	targetFlags
+	intoFlags
 	Name    string        `help:"Name of the restored container, by which export finds it like an engine's." placeholder:"NAME"`
 	Detach  bool          `short:"d" help:"Return when the container runs, instead of waiting for its end."`
 	PIDFile string        `name:"pid-file" help:"Write the pid of the first process there." type:"path" placeholder:"FILE"`
@@ -42,6 +43,9 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	}
 	if err := c.check(); err != nil {
 		return err
+	}
+	if c.Into != "" {
+		return c.intoPodman(ctx, a)
 	}
 	r := &restore{cmd: c, app: a}
 	if err := r.prepare(ctx); err != nil {

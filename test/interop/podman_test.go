@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/ckarchive/ckarchive/test/env"
@@ -29,7 +30,7 @@ func TestOursInPodman(t *testing.T) {
 			env.Leaks(t, "iop"+strconv.Itoa(os.Getpid()))
 			h, p := newHost(t), env.NewPodman(t)
 			id := p.Image(t, h.base, baseImage)
-			file, image := h.path("checkpoint.tar.zst"), "oci:"+h.path("layout")+":v1"
+			file, image := h.path("checkpoint.tar.zst"), "oci:"+lowerDir(t)+":v1"
 			var want map[string]string
 			known := []string{"--base-image", baseImage, "--base-id", id}
 			if from == "runc" {
@@ -47,8 +48,7 @@ func TestOursInPodman(t *testing.T) {
 			}
 			h.ok(append([]string{"convert", "--to", "podman", file, h.path("podman.tar")}, known...)...)
 			h.ok(append([]string{"convert", "--to", "image", "--compress", "gzip", file, image}, known...)...)
-			p.Run(t, "pull", image)
-			pulled := p.Run(t, "images", "--quiet", "--no-trunc", "--filter", "reference=localhost/*layout*")
+			pulled := p.Run(t, "pull", "--quiet", image)
 			for _, restore := range [][]string{{"--import", h.path("podman.tar")}, {pulled}} {
 				p.Run(t, append([]string{"container", "restore"}, restore...)...)
 				r := inPodman(t, p, "moved")
@@ -57,6 +57,16 @@ func TestOursInPodman(t *testing.T) {
 				}
 				wantSame(t, snapshot(t, r.Path("/")), want)
 				p.Run(t, "rm", "--force", "--time", "0", "moved")
+			}
+			// In one step, and Podman is asked for the ID of the image.
+			into := []string{"restore", "--into", "podman", "--base-image", baseImage, "--name", "again"}
+			for i := 0; i < len(p.Args); i += 2 {
+				into = append(into, "--podman-flag="+p.Args[i]+"="+p.Args[i+1])
+			}
+			h.ok(append(into, file)...)
+			inPodman(t, p, "again").Verify(t)
+			if _, stderr, err := h.try(append(into, file)...); err == nil || !strings.Contains(stderr, "again") {
+				t.Errorf("a second one of that name: %v: %s", err, stderr)
 			}
 		})
 	}
@@ -113,4 +123,13 @@ func TestPodmanInOurs(t *testing.T) {
 func decode(t *testing.T, text string, v any) {
 	t.Helper()
 	must(t, json.Unmarshal([]byte(text), v))
+}
+
+// lowerDir is a directory that Podman makes a name of an image of, which has to be lower case.
+func lowerDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "interop-")
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	return dir
 }
