@@ -4,16 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/foreign"
+	"github.com/ckarchive/ckarchive/oci/artifact"
 )
 
 // convertCmd writes a checkpoint as another engine reads it.
 type convertCmd struct {
 	Source string `arg:"" name:"src" help:"The checkpoint, of any engine."`
 	Dest   string `arg:"" help:"Where it goes: a file or -; an image to oci:DIR[:TAG] or a name of the local store."`
-	To     string `help:"Who is to read it: ${enum}." enum:"universal,podman,cri-o,containerd,image" default:"universal"`
+	To     string `help:"Who is to read it: ${enum}." enum:"universal,podman,cri-o,containerd,image,ctr" default:"universal"`
 	knownFlags
 	Bundle        string `help:"Bundle of the container, for images that come without its configuration." type:"path" placeholder:"DIR"`
 	ForContainerd bool   `help:"Name the base image as containerd looks it up; CRI-O then refuses it."`
@@ -26,7 +28,7 @@ type convertCmd struct {
 
 // Help is the long help text.
 func (convertCmd) Help() string {
-	return `One form is for all: Podman, CRI-O, containerd and checkpointctl read the universal one, as a file or as an image. With the name of an engine it is also refused what that engine would refuse. What a checkpoint lacks is said with a flag: Podman wants the base image by its full name and its ID. containerd takes only uncompressed files, and looks the image up by another name than CRI-O does.`
+	return `One form is for all: Podman, CRI-O, containerd and checkpointctl read the universal one, as a file or as an image. With the name of an engine it is also refused what that engine would refuse. What a checkpoint lacks is said with a flag: Podman wants the base image by its full name and its ID. containerd takes only uncompressed files, and looks the image up by another name than CRI-O does; ctr writes an image layout for ctr images import.`
 }
 
 // Run implements the command.
@@ -41,6 +43,9 @@ func (c *convertCmd) Run(ctx context.Context, a *app) error {
 	}
 	if opts.Encrypt, err = c.recipients(a); err != nil {
 		return errors.Join(err, in.Close())
+	}
+	if c.To == "ctr" {
+		return c.toCtr(ctx, a, in, dest)
 	}
 	out, err := a.createSink(ctx, dest, opts)
 	if err != nil {
@@ -68,6 +73,8 @@ func (c *convertCmd) plan() (src, dest location, opts sinkOptions, err error) {
 	switch {
 	case c.To == "image" && file:
 		err = &usageError{err: fmt.Errorf("%s is a file, and an image is none", c.Dest), hint: "write it to oci:DIR or to a name of the local store"}
+	case c.To == "ctr" && dest.kind != locationFile:
+		err = &usageError{err: fmt.Errorf("%s is no file", c.Dest), hint: "ctr images import reads a layout from a file, and no registry takes it"}
 	case c.To != "image" && !file:
 		err = &usageError{err: fmt.Errorf("%s is no file", c.Dest), hint: "--to image writes images, which all engines read"}
 	case dest.kind == locationName && !onlyLocal(dest.ref):
@@ -94,11 +101,44 @@ func (c *convertCmd) open(ctx context.Context, a *app, src location) (archive.So
 		return nil, err
 	}
 	target := foreign.Target(c.To)
-	if c.To == "image" {
+	switch c.To {
+	case "image":
 		target = foreign.ForAll
+	case "ctr":
+		target = foreign.ForContainerd
 	}
 	return a.converted(ctx, src, sourceOptions{Pull: c.Pull, Remote: c.remoteFlags, Known: known, Digests: true},
 		foreign.ConvertOptions{Target: target, Known: known, ContainerdBase: c.ForContainerd})
+}
+
+// toCtr writes a layout in a file for containerd's client. It is put together in the local store, without
+// a name there.
+func (c *convertCmd) toCtr(ctx context.Context, a *app, in archive.Source, dest location) (err error) {
+	store, err := a.openStore(ctx, true)
+	if err != nil {
+		return errors.Join(err, in.Close())
+	}
+	hold, err := store.Hold(ctx)
+	if err != nil {
+		return errors.Join(err, in.Close())
+	}
+	defer func() { err = errors.Join(err, hold.Close()) }()
+	w, err := artifact.NewContainerdWriter(ctx, store)
+	if err != nil {
+		return errors.Join(err, in.Close())
+	}
+	if err := a.copyVerified(ctx, &sink{Sink: w}, in, "convert"); err != nil {
+		return cause(ctx, fmt.Errorf("convert %s: %w", c.Source, err))
+	}
+	path, err := filepath.Abs(dest.path)
+	if err != nil {
+		return err
+	}
+	digest, err := writeStoreArchive(ctx, store, w.Descriptor().Digest.String(), location{path: path}, c.Force)
+	if err != nil {
+		return cause(ctx, fmt.Errorf("convert %s: %w", c.Source, err))
+	}
+	return a.printResult(path, transferResult{Digest: digest, Path: path})
 }
 
 // converted gives a checkpoint as a target restores it.

@@ -1,11 +1,16 @@
 package artifact_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
 	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/archivetest"
@@ -90,4 +95,103 @@ func TestContainerdContract(t *testing.T) {
 		t.Fatal(err)
 	}
 	archivetest.TestSource(t, func(t *testing.T) archive.Source { return openContainerd(t) }, want)
+}
+
+// An index for containerd's client has all that the client's own has, and the universal image.
+func TestContainerdWriter(t *testing.T) {
+	store, err := registry.OpenStore(t.Context(), t.TempDir(), registry.StoreOptions{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func() ocispec.Descriptor {
+		w, err := artifact.NewContainerdWriter(t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		known := foreign.Known{ID: "c7", Name: "seven"}
+		src, err := foreign.Convert(t.Context(), func(ctx context.Context) (archive.Source, error) {
+			return foreign.Open(ctx, func(context.Context) (archive.Source, error) { return openContainerd(t), nil }, foreign.Options{Known: known, Digests: true})
+		}, foreign.ConvertOptions{Target: foreign.ForAll, Known: known})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := archive.Copy(t.Context(), w, src, archive.CopyOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(src.Close(), w.Commit(t.Context()), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return w.Descriptor()
+	}
+	desc := write()
+	if again := write(); again.Digest != desc.Digest {
+		t.Errorf("written twice: %s and %s", desc.Digest, again.Digest)
+	}
+	raw, err := content.FetchAll(t.Context(), store, desc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(raw, &index); err != nil {
+		t.Fatal(err)
+	}
+	types := []string{}
+	for _, d := range index.Manifests {
+		types = append(types, d.MediaType)
+	}
+	if want := []string{
+		ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageLayerGzip,
+		"application/vnd.containerd.container.criu.checkpoint.criu.tar",
+		"application/vnd.containerd.container.checkpoint.config.v1+proto",
+	}; !slices.Equal(types, want) {
+		t.Errorf("parts: got %q, want %q", types, want)
+	}
+	for key, want := range map[string]string{
+		"io.containerd.checkpoint.runtime": "io.containerd.runc.v2", "io.containerd.checkpoint.snapshotter": "overlayfs",
+		"org.opencontainers.image.ref.name": "localhost/base:2", "org.criu.checkpoint.container.name": "seven",
+	} {
+		if got := index.Annotations[key]; got != want {
+			t.Errorf("annotation %s: got %q, want %q", key, got, want)
+		}
+	}
+	// The universal image is found in it.
+	image, err := artifact.Open(t.Context(), store, desc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := archive.Verify(t.Context(), image, archive.CopyOptions{}); err != nil || !rep.Proven || rep.Metadata.Container.Name != "seven" {
+		t.Errorf("universal image: %+v, %v", rep, err)
+	}
+	// And so is the client's own reading of it, without what makes it universal.
+	index.Annotations = map[string]string{"org.opencontainers.image.ref.name": "localhost/base:2", "io.containerd.checkpoint.runtime": "io.containerd.runc.v2"}
+	index.Manifests = index.Manifests[1:]
+	raw, err = json.Marshal(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, raw)
+	if err := store.Push(t.Context(), plain, bytes.NewReader(raw)); err != nil {
+		t.Fatal(err)
+	}
+	client, err := artifact.OpenContainerd(t.Context(), store, plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := archivetest.Read(t.Context(), client)
+	if err := errors.Join(err, client.Close()); err != nil {
+		t.Fatal(err)
+	}
+	original := openContainerd(t)
+	want, err := archivetest.Read(t.Context(), original)
+	if err := errors.Join(err, original.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range want {
+		if !strings.HasPrefix(f.Name, archive.CheckpointDir+"/") {
+			continue
+		}
+		if !slices.ContainsFunc(got, func(g archivetest.File) bool { return g.Name == f.Name && bytes.Equal(g.Content, f.Content) }) {
+			t.Errorf("%s is not what it was", f.Name)
+		}
+	}
 }
