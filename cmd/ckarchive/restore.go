@@ -91,6 +91,7 @@ type restore struct {
 	id      string
 	runtime runtime.Runtime
 	options settled
+	base    *base // nil: the archive has all, or --rootfs or the bundle
 	criu    criu.Binary
 	saved   runtime.SandboxImages // of a sandbox, in place of CRIU's
 	unlock  []func()
@@ -190,8 +191,8 @@ func (r *restore) printPlan() error {
 	switch {
 	case root != "":
 		root += " (changed in place)"
-	case r.cmd.Base != "":
-		root = "a copy of " + r.cmd.Base
+	case r.base != nil:
+		root = "a copy of " + r.base.text
 	default:
 		root = "from the archive"
 	}
