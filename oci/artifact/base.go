@@ -119,7 +119,7 @@ func (b *BaseImage) Layers(ctx context.Context, apply func(ctx context.Context, 
 }
 
 func (b *BaseImage) layer(ctx context.Context, i int, apply func(context.Context, io.Reader) error) error {
-	l, err := openLayer(ctx, b.fetcher, b.manifest.Layers[i])
+	l, err := openLayer(ctx, b.fetcher, b.manifest.Layers[i], nil)
 	if err != nil {
 		return err
 	}
