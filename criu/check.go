@@ -9,10 +9,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/checkpoint-restore/go-criu/v8/crit"
 	criu_core "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/inventory"
-	"github.com/checkpoint-restore/go-criu/v8/crit/images/mm"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -28,9 +26,12 @@ const (
 // CheckOptions say what images are held against besides themselves. The zero
 // value checks what holds for all images.
 type CheckOptions struct {
-	// Spec is the runtime spec that the images are to be restored with: capabilities
-	// of tasks and packet filters must fit it. nil: not checked.
+	// Spec is the runtime spec that the images are to be restored with: capabilities of tasks, mounts,
+	// devices, users, system call filters and packet filters must fit it. nil: not checked.
 	Spec *specs.Spec
+	// Guard are paths below /proc and /sys that have to be hidden or read-only in the container, as far as this host
+	// has them.
+	Guard []string
 	// AnyArchitecture accepts images of another CPU architecture, for reading only.
 	AnyArchitecture bool
 	// WithoutMemory says that memory and page maps are not there: a page server has them.
@@ -73,13 +74,17 @@ func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) 
 		return c, err
 	}
 	c.Processes = len(tasks)
+	filters, err := readFilters(dir)
+	if err != nil {
+		return c, err
+	}
 	pids := make(map[uint32]bool, len(tasks))
 	for _, t := range tasks {
 		if err := ctx.Err(); err != nil {
 			return c, err
 		}
 		pids[t.GetPid()] = true
-		arch, err := checkTask(dir, t.GetPid(), opts)
+		arch, err := checkTask(dir, t, filters, opts)
 		if err != nil {
 			return c, err
 		}
@@ -97,13 +102,28 @@ func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) 
 	if err != nil {
 		return c, err
 	}
-	if err := checkMountImages(dir, names); err != nil {
-		return c, err
+	return c, checkSurroundings(ctx, dir, names, opts)
+}
+
+// checkSurroundings checks what is not of one task: mounts, cgroups, devices, users, networks.
+func checkSurroundings(ctx context.Context, dir string, names []string, opts CheckOptions) error {
+	spec := opts.Spec
+	if err := checkMountImages(dir, names, opts); err != nil {
+		return err
 	}
-	if err := checkCgroupImage(dir); err != nil {
-		return c, err
+	if err := checkCgroupImage(dir, spec); err != nil {
+		return err
 	}
-	return c, checkFilters(dir, names, opts.Spec)
+	if err := checkUsers(dir, names, spec); err != nil {
+		return err
+	}
+	if err := checkLabels(dir, spec); err != nil {
+		return err
+	}
+	if err := checkNodes(ctx, dir, names, spec); err != nil {
+		return err
+	}
+	return checkFilters(dir, names, spec)
 }
 
 // readInventory reads inventory.img of a version that is known.
@@ -171,39 +191,7 @@ func readTree(dir string) ([]*pstree.PstreeEntry, error) {
 	if roots != 1 {
 		return nil, imageError(name, "%d tasks without a parent, want one", roots)
 	}
-	return tasks, nil
-}
-
-// checkTask checks the images of one task and gives its architecture.
-func checkTask(dir string, pid uint32, opts CheckOptions) (string, error) {
-	name := coreName(pid)
-	core, err := readEntry[criu_core.CoreEntry](dir, name, magicCore)
-	if err != nil {
-		return "", err
-	}
-	arch, ok := architecture(core.GetMtype())
-	if !ok {
-		return "", imageError(name, "unknown architecture %d", core.GetMtype())
-	}
-	if core.GetTc() == nil {
-		return "", imageError(name, "not the core of a process")
-	}
-	if !crit.TaskState(core.GetTc().GetTaskState()).IsAliveOrStopped() {
-		return arch, nil // a zombie has nothing else
-	}
-	if _, err := readEntry[mm.MmEntry](dir, fmt.Sprintf("mm-%d.img", pid), magicMM); err != nil {
-		return "", err
-	}
-	if opts.WithoutMemory {
-		return arch, checkCapabilities(name, core.GetThreadCore().GetCreds(), opts.Spec)
-	}
-	pagemap := fmt.Sprintf("pagemap-%d.img", pid)
-	f, _, err := openImage(dir, pagemap)
-	if err != nil {
-		return "", missing(pagemap, err)
-	}
-	f.Close() //nolint:errcheck // read side; its content is checked with all page maps
-	return arch, checkCapabilities(name, core.GetThreadCore().GetCreds(), opts.Spec)
+	return tasks, checkThreads(tasks)
 }
 
 // architecture gives Go's name for CRIU's.

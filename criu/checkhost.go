@@ -1,87 +1,17 @@
 package criu
 
 import (
-	"math/bits"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/cgroup"
-	"github.com/checkpoint-restore/go-criu/v8/crit/images/creds"
-	"github.com/checkpoint-restore/go-criu/v8/crit/images/mnt"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/ckarchive/ckarchive/archive"
 )
 
 const cgroupImage = "cgroup.img"
-
-// capabilityNames are the capabilities of Linux in the order of their numbers.
-const capabilityNames = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE " +
-	"NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE " +
-	"SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL " +
-	"SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-
-// checkCapabilities rejects a task that would get capabilities which the spec
-// does not bound: CRIU gives what the image says.
-func checkCapabilities(name string, c *creds.CredsEntry, spec *specs.Spec) error {
-	if spec == nil || spec.Process == nil || c == nil {
-		return nil
-	}
-	var bounding []string
-	if spec.Process.Capabilities != nil {
-		bounding = spec.Process.Capabilities.Bounding
-	}
-	names := strings.Fields(capabilityNames)
-	for _, set := range [][]uint32{c.GetCapInh(), c.GetCapPrm(), c.GetCapEff(), c.GetCapBnd(), c.GetCapAmb()} {
-		for word, w := range set {
-			for w != 0 {
-				n := word*32 + bits.TrailingZeros32(w)
-				w &= w - 1
-				if n >= len(names) {
-					return imageError(name, "task has the unknown capability %d", n)
-				}
-				if !slices.Contains(bounding, "CAP_"+names[n]) {
-					return imageError(name, "task has CAP_%s, which the spec does not grant", names[n])
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// checkMountImages rejects mounts that CRIU would make from anything but the
-// images or what it is given: a file system of a device of the host.
-func checkMountImages(dir string, names []string) error {
-	for _, name := range names {
-		if !isMountImage(name) {
-			continue
-		}
-		mounts, err := readEntries[mnt.MntEntry](dir, name, magicMounts)
-		if err != nil {
-			return err
-		}
-		given := map[uint32]bool{} // devices that the restorer supplies
-		for _, m := range mounts {
-			if m.GetExtKey() != "" || m.GetExtMount() || imagePath(m.GetMountpoint()) == "/" {
-				given[m.GetRootDev()] = true
-			}
-		}
-		for _, m := range mounts {
-			if given[m.GetRootDev()] {
-				continue
-			}
-			typ := mnt.Fstype(m.GetFstype()) //nolint:gosec // an enum
-			switch typ {
-			case mnt.Fstype_AUTO, mnt.Fstype_UNSUPPORTED, mnt.Fstype_SIMFS, mnt.Fstype_AUFS:
-				return imageError(name, "mount point %s: file system type %v of source %s is not one of a container",
-					archive.QuoteName(m.GetMountpoint()), typ, archive.QuoteName(m.GetSource()))
-			}
-		}
-	}
-	return nil
-}
 
 func isMountImage(name string) bool {
 	return strings.HasPrefix(name, "mountpoints-") && strings.HasSuffix(name, ".img")
@@ -91,7 +21,7 @@ func isMountImage(name string) bool {
 func imagePath(p string) string { return filepath.Clean("/" + strings.TrimPrefix(p, ".")) }
 
 // checkCgroupImage rejects names that are not plain: CRIU opens them for writing as root.
-func checkCgroupImage(dir string) error {
+func checkCgroupImage(dir string, spec *specs.Spec) error {
 	if _, err := os.Lstat(filepath.Join(dir, cgroupImage)); os.IsNotExist(err) {
 		return nil
 	}
@@ -116,7 +46,7 @@ func checkCgroupImage(dir string) error {
 					return imageError(cgroupImage, "controller %s", archive.QuoteName(n))
 				}
 			}
-			if err := checkCgroupDirs(ctl.GetDirs(), true); err != nil {
+			if err := checkCgroupDirs(ctl.GetDirs(), true, spec); err != nil {
 				return err
 			}
 		}
@@ -125,7 +55,7 @@ func checkCgroupImage(dir string) error {
 }
 
 // checkCgroupDirs checks a tree of cgroups. Only the topmost are named by a path.
-func checkCgroupDirs(dirs []*cgroup.CgroupDirEntry, top bool) error {
+func checkCgroupDirs(dirs []*cgroup.CgroupDirEntry, top bool, spec *specs.Spec) error {
 	for _, d := range dirs {
 		name := d.GetDirName()
 		ok := plainName(name)
@@ -140,8 +70,14 @@ func checkCgroupDirs(dirs []*cgroup.CgroupDirEntry, top bool) error {
 			if !plainName(p.GetName()) {
 				return imageError(cgroupImage, "property %s", archive.QuoteName(p.GetName()))
 			}
+			if p.GetName() != "devices.list" {
+				continue
+			}
+			if err := checkDeviceList(p.GetValue(), spec); err != nil {
+				return err
+			}
 		}
-		if err := checkCgroupDirs(d.GetChildren(), false); err != nil {
+		if err := checkCgroupDirs(d.GetChildren(), false, spec); err != nil {
 			return err
 		}
 	}

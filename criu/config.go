@@ -110,6 +110,20 @@ func ConfigFile(ctx context.Context, imagesDir string, spec *specs.Spec, mountMa
 		}
 		fmt.Fprintf(&b, "inherit-fd fd[%d]:%s\n", fd, d)
 	}
+	joined, err := joinedNamespaces(imagesDir, spec)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range joined {
+		// The runtimes join all others themselves.
+		if n.name != "net" || n.key != "" {
+			continue
+		}
+		if err := configWord(n.path); err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&b, "join-ns net:%s\n", n.path)
+	}
 	lines, err := opts.lines()
 	if err != nil {
 		return nil, err

@@ -119,14 +119,20 @@ func TestJoinedNamespaces(t *testing.T) {
 	for name, tt := range map[string]struct {
 		image []byte
 		key   string
+		line  string
 	}{
-		"own": {own, ""}, "external": {external, "extNet"},
+		"own": {own, "", "join-ns net:/n\n"}, "external": {external, "extNet", ""},
 	} {
 		dir := writeSet(t, map[string][]byte{"netns-9.img": tt.image, "mountpoints-7.img": encode(t, magicMounts)})
 		got, err := joinedNamespaces(dir, spec)
 		must(t, err)
 		if want := append([]joinedNamespace{{"net", "/n", tt.key}}, ipcAndTime...); !slices.Equal(got, want) {
 			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
+		config, err := ConfigFile(t.Context(), dir, spec, nil, ConfigOptions{})
+		must(t, err)
+		if string(config) != tt.line {
+			t.Errorf("%s: configuration %q, want %q", name, config, tt.line)
 		}
 	}
 	spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.PIDNamespace, Path: "/p"}}

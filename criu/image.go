@@ -35,6 +35,9 @@ const (
 	magicNetNS     uint32 = 1435711314
 	magicPIDNS     uint32 = 1628795686
 	magicCPUInfo   uint32 = 0x61404013
+	magicSeccomp   uint32 = 1681993801
+	magicUserns    uint32 = 1430735110
+	magicGhost     uint32 = 1381512709
 )
 
 // Limits of images that are parsed. Memory is taken for what a file holds, never for what it claims.
