@@ -37,9 +37,4 @@
 // break its children. The parent is an annotation, never a subject: referrers are removed with what they refer to.
 //
 // [NativeWriter] makes it, [OpenNative] reads it.
-//
-// # Base images
-//
-// [OpenBase] reads an ordinary container image, OCI's or Docker's: what the root file system of a
-// container began as. Its layers are proven by both their digests.
 package artifact

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -91,8 +90,8 @@ func resolve(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descript
 func fitting(index *ocispec.Index) (ocispec.Descriptor, error) {
 	var fitting []ocispec.Descriptor
 	for _, d := range index.Manifests {
-		kinds := []string{ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, dockerManifest, dockerList}
-		if slices.Contains(kinds, d.MediaType) && (d.Platform == nil || d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH) {
+		isManifest := d.MediaType == ocispec.MediaTypeImageManifest || d.MediaType == ocispec.MediaTypeImageIndex
+		if isManifest && (d.Platform == nil || d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH) {
 			fitting = append(fitting, d)
 		}
 	}

@@ -4,23 +4,37 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
-	"github.com/ckarchive/ckarchive/archive"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/ckarchive/ckarchive/archive"
 )
 
-// Options are the operator's grants for one restore.
+// Options are what an operator says of one restore.
 type Options struct {
 	// Rootfs becomes root.path; absolute.
 	Rootfs string
-	// Mounts grants bind mounts: destination to host path.
+	// Grants are what the archive may have beyond the defaults.
+	Grants Grants
+	// Mounts grants bind mounts: destination to host path. In contrast to those of Grants, one that the
+	// archive has no use for is refused: it is a mistake.
 	Mounts map[string]string
+	// Private tells that the source of a destination was made for this container alone, so that nothing of the
+	// host is granted with it. nil: none was.
+	Private func(destination string) bool
 	// ExternalNamespaces grants namespaces by type: the path to join.
 	ExternalNamespaces map[specs.LinuxNamespaceType]string
 	// Annotations are added to the result.
 	Annotations map[string]string
+	// Own says that this host made the archive, which therefore keeps what its container had here:
+	// capabilities, devices, filters, labels and so on. Bind mounts, namespaces by path and hooks
+	// still need a grant, because they belong to one container and not to its copies.
+	Own bool
+	// HasDevice tells whether a node of this host is the device that the archive says. nil: none is.
+	HasDevice func(specs.LinuxDevice) bool
 }
 
 // Reason is one thing that an archive asks for and was not granted.
@@ -51,37 +65,52 @@ type Result struct {
 	Spec *specs.Spec
 	// Dropped names what was left out of the archive's spec without harm to the restore.
 	Dropped []string
-}
-
-// unsafeAnnotations begin the names that runtimes and engines act on.
-func unsafeAnnotations() []string {
-	return []string{
-		"org.systemd.property.", "org.criu.", "run.oci.", "module.wasm.", "cdi.k8s.io/", "bundle",
-		"io.katacontainers.", "krun.", "com.github.containers.virtualization.", "dev.gvisor.",
-	}
+	// Granted names what goes beyond the defaults, with the grants that were made use of.
+	Granted []string
+	// Filter tells that every task is to be held by the spec's system call filter, whichever
+	// filters the images hold besides.
+	Filter bool
 }
 
 // Rebuild makes of an archive's spec the one that is restored here. The argument is not
 // changed. A [RefusedError] holds everything that would have to be granted.
 func Rebuild(archived *specs.Spec, opts Options) (*Result, error) {
-	spec, err := clone(archived)
+	old, err := clone(archived)
 	if err != nil {
 		return nil, err
 	}
-	if spec.Root == nil || spec.Process == nil || spec.Linux == nil {
-		return nil, fmt.Errorf("the archive's spec has no root, process or linux section")
+	if old.Root == nil || old.Process == nil || old.Linux == nil {
+		return nil, fmt.Errorf("%w: its spec has no root, process or linux section", archive.ErrRejected)
 	}
-	b := &builder{spec: spec, opts: opts}
-	b.root()
+	b := &builder{old: old, opts: opts, spec: &specs.Spec{
+		Version: old.Version, Root: &specs.Root{Path: opts.Rootfs, Readonly: old.Root.Readonly},
+		Hostname: old.Hostname, Domainname: old.Domainname,
+	}}
+	b.version()
 	b.hooks()
 	b.annotations()
 	b.mounts()
-	b.namespaces()
+	b.process()
 	b.linux()
+	if err := b.seccomp(); err != nil {
+		return nil, err
+	}
 	if len(b.refused) > 0 {
 		return nil, &RefusedError{Reasons: b.refused}
 	}
-	return &Result{Spec: spec, Dropped: b.dropped}, nil
+	b.result.Spec = b.spec
+	return &b.result, nil
+}
+
+// plainWord is what a command line takes without quotes.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+=-]+$`)
+
+// shown is a name of the archive as it is typed, quoted unless it is plain.
+func shown(name string) string {
+	if plainWord.MatchString(name) && len(name) < 200 {
+		return name
+	}
+	return archive.QuoteName(name)
 }
 
 func clone(s *specs.Spec) (*specs.Spec, error) {
@@ -93,119 +122,132 @@ func clone(s *specs.Spec) (*specs.Spec, error) {
 	return &c, json.Unmarshal(data, &c)
 }
 
+// builder makes spec of what is known in old.
 type builder struct {
+	old     *specs.Spec
 	spec    *specs.Spec
 	opts    Options
+	result  Result
 	refused []Reason
-	dropped []string
 }
 
 func (b *builder) refuse(what, why, grant string) {
 	b.refused = append(b.refused, Reason{What: what, Why: why, Grant: grant})
 }
 
-func (b *builder) drop(what string) { b.dropped = append(b.dropped, what) }
+func (b *builder) drop(what string) { b.result.Dropped = append(b.result.Dropped, what) }
 
-func (b *builder) root() { b.spec.Root.Path = b.opts.Rootfs }
+// allowed tells whether one of the names was granted, and notes it.
+func (b *builder) allowed(names ...string) bool {
+	if b.opts.Own {
+		b.granted("what it had when this host archived it")
+		return true
+	}
+	for _, name := range names {
+		if b.opts.Grants.Has(name) {
+			b.granted(name)
+			return true
+		}
+	}
+	return false
+}
+
+func (b *builder) granted(what string) {
+	if !slices.Contains(b.result.Granted, what) {
+		b.result.Granted = append(b.result.Granted, what)
+	}
+}
+
+// specVersion are the versions of the runtime specification whose fields are known here.
+var specVersion = regexp.MustCompile(`^1\.[0-3]\.[0-9]+(-[0-9A-Za-z.+-]+)?$`)
+
+func (b *builder) version() {
+	if !specVersion.MatchString(b.old.Version) {
+		b.refuse("ociVersion", fmt.Sprintf("version %s of the runtime specification is not known here", archive.QuoteName(b.old.Version)), "")
+	}
+}
 
 // hooks are programs of the dumping host; nothing in the images needs them.
 func (b *builder) hooks() {
-	if b.spec.Hooks != nil {
-		b.spec.Hooks = nil
+	h := b.old.Hooks
+	if h == nil {
+		return
+	}
+	//nolint:staticcheck // archives have the old kind too
+	all := slices.Concat(h.Prestart, h.CreateRuntime, h.CreateContainer, h.StartContainer, h.Poststart, h.Poststop)
+	if len(all) == 0 {
+		return
+	}
+	switch b.opts.Grants.Hooks {
+	case AllowHooks:
+		b.spec.Hooks = h
+		for _, hook := range all {
+			b.granted("hook " + archive.QuoteName(hook.Path))
+		}
+	case DropHooks:
 		b.drop("hooks")
+	default:
+		for _, hook := range all {
+			b.refuse("hook "+archive.QuoteName(hook.Path), "a program that the runtime would run as root on this host",
+				"--allow-hooks, or --drop-hooks to do without")
+		}
 	}
 }
 
 func (b *builder) annotations() {
-	for key := range b.spec.Annotations {
+	for key, value := range b.old.Annotations {
 		unsafe := func(prefix string) bool { return strings.HasPrefix(key, prefix) }
 		if slices.ContainsFunc(unsafeAnnotations(), unsafe) {
-			delete(b.spec.Annotations, key)
-			b.drop("annotation " + key)
+			b.drop("annotation " + archive.QuoteName(key))
+			continue
 		}
+		b.annotate(key, value)
 	}
+	slices.Sort(b.result.Dropped) // a map has no order
 	for key, value := range b.opts.Annotations {
-		if b.spec.Annotations == nil {
-			b.spec.Annotations = map[string]string{}
-		}
-		b.spec.Annotations[key] = value
+		b.annotate(key, value)
 	}
 }
 
-// kernelMount tells whether a container may mount a file system of this type by itself.
-func kernelMount(fsType string) bool {
-	return slices.Contains([]string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}, fsType)
+func (b *builder) annotate(key, value string) {
+	if b.spec.Annotations == nil {
+		b.spec.Annotations = map[string]string{}
+	}
+	b.spec.Annotations[key] = value
 }
 
 func (b *builder) mounts() {
 	used := map[string]bool{}
-	for i := range b.spec.Mounts {
-		m := &b.spec.Mounts[i]
-		what := fmt.Sprintf("mount %q", m.Destination)
+	for _, m := range b.old.Mounts {
+		what := "mount " + archive.QuoteName(m.Destination)
 		switch {
 		case !path.IsAbs(m.Destination) || slices.Contains(strings.Split(m.Destination, "/"), ".."):
 			b.refuse(what, "its destination is not a plain absolute path", "")
-		case archive.IsBind(*m):
+		case archive.IsBind(m):
 			source, ok := b.opts.Mounts[m.Destination]
-			if !ok {
-				b.refuse(what, fmt.Sprintf("a bind mount, of %q on the dumping host", m.Source), "--map-mount "+m.Destination+"=SOURCE")
+			if ok {
+				used[m.Destination] = true
+			} else if source, ok = b.opts.Grants.Mounts[m.Destination]; !ok {
+				b.refuse(what, fmt.Sprintf("a bind mount, of %s on the dumping host", archive.QuoteName(m.Source)),
+					"--map-mount "+shown(m.Destination)+"=SOURCE")
 				continue
 			}
-			used[m.Destination] = true
+			if b.opts.Private == nil || !b.opts.Private(m.Destination) {
+				b.granted("mount " + archive.QuoteName(m.Destination) + " from " + archive.QuoteName(source))
+			}
 			m.Source = source
 		case !kernelMount(m.Type):
-			b.refuse(what, fmt.Sprintf("a file system of type %q", m.Type), "")
+			b.refuse(what, "a file system of type "+archive.QuoteName(m.Type), "")
 		}
+		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
+			m.UIDMappings, m.GIDMappings = nil, nil
+			b.drop("owners mapped on " + what)
+		}
+		b.spec.Mounts = append(b.spec.Mounts, m)
 	}
 	for dest := range b.opts.Mounts {
 		if !used[dest] {
 			b.refuse("--map-mount "+dest, "the archive has no bind mount there", "")
 		}
-	}
-}
-
-func (b *builder) namespaces() {
-	types := map[specs.LinuxNamespaceType]bool{}
-	for i := range b.spec.Linux.Namespaces {
-		ns := &b.spec.Linux.Namespaces[i]
-		types[ns.Type] = true
-		granted, ok := b.opts.ExternalNamespaces[ns.Type]
-		if ns.Path != "" && !ok {
-			b.refuse(string(ns.Type)+" namespace", fmt.Sprintf("it is %q of the dumping host", ns.Path), "--namespace "+string(ns.Type)+"=PATH")
-			continue
-		}
-		ns.Path = granted // empty: one of its own, as it had
-	}
-	for t, path := range b.opts.ExternalNamespaces {
-		if !types[t] {
-			b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: path})
-		}
-	}
-	for _, t := range []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace} {
-		if !types[t] {
-			b.refuse(string(t)+" namespace", "the container shared the host's", "")
-		}
-	}
-}
-
-// linux sets what names an object of the dumping host.
-func (b *builder) linux() {
-	l := b.spec.Linux
-	if l.CgroupsPath != "" {
-		l.CgroupsPath = "" // the runtime chooses by the new ID
-		b.drop("cgroup path")
-	}
-	for _, d := range l.Devices {
-		b.refuse("device "+d.Path, fmt.Sprintf("node %s %d:%d of the host", d.Type, d.Major, d.Minor), "")
-	}
-	if l.Seccomp != nil && l.Seccomp.ListenerPath != "" {
-		b.refuse("seccomp listener", fmt.Sprintf("socket %q of the dumping host", l.Seccomp.ListenerPath), "")
-	}
-	if l.RootfsPropagation == "shared" || l.RootfsPropagation == "rshared" {
-		b.refuse("root propagation", "mounts would appear on this host", "")
-	}
-	if b.spec.Process.SelinuxLabel != "" || l.MountLabel != "" || b.spec.Process.ApparmorProfile != "" {
-		b.spec.Process.SelinuxLabel, l.MountLabel, b.spec.Process.ApparmorProfile = "", "", ""
-		b.drop("security labels of the dumping host")
 	}
 }

@@ -3,7 +3,6 @@ package runtime
 import (
 	"encoding/base64"
 	"errors"
-	"slices"
 	"strings"
 	"testing"
 
@@ -106,48 +105,26 @@ func TestPodman(t *testing.T) {
 	}
 }
 
-func TestStoredImages(t *testing.T) {
+func TestStoredImage(t *testing.T) {
 	h := newFakeHost(t)
-	h.storage("/graph", "containers.json")
-	images := StoredImages(h.path("/graph"))
-	if len(images) != 2 {
-		t.Fatalf("%d images, want 2", len(images))
-	}
-	want := archive.Base{ImageID: "sha256:" + imageID, Manifest: manifest, DiffIDs: []string{diffID}}
-	if got := images[1]; describeImage(&got.Base) != describeImage(&want) || !slices.Equal(got.Names, []string{"host.test/base:1"}) {
-		t.Errorf("image %+v, want %+v", got, want)
-	}
-	if images := StoredImages(h.path("/nowhere")); len(images) > 0 {
-		t.Errorf("a storage that is not there has %v", images)
-	}
-}
-
-func TestStoredLayers(t *testing.T) {
-	for name, tt := range map[string]struct {
-		driver string
-		layers []object
-		want   string // or a part of the error
+	h.storage("/var/lib/containers/storage", "containers.json")
+	const name = "host.test/base:1"
+	for _, tt := range []struct {
+		what      string
+		base      archive.Base
+		id, other string
 	}{
-		"overlay": {"overlay", []object{{"id": "low"}, {"id": "mid", "parent": "low"}, {"id": "top", "parent": "mid"}}, "overlay/top/diff overlay/mid/diff overlay/low/diff"},
-		"vfs":     {"vfs", nil, "vfs/dir/top"},
-		"btrfs":   {"btrfs", nil, "overlay and vfs"},
-		"lost":    {"overlay", []object{{"id": "top", "parent": "mid"}}, "not in the storage"},
-		"circle":  {"overlay", []object{{"id": "top", "parent": "top"}}, "not in the storage"},
-		"outside": {"overlay", []object{{"id": "top", "parent": "../x"}, {"id": "../x"}}, "not in the storage"},
+		{"its ID", archive.Base{ImageID: "sha256:" + imageID}, imageID, ""},
+		{"its manifest", archive.Base{Manifest: manifest}, imageID, ""},
+		{"its layers under another ID", archive.Base{ImageID: "sha256:" + longID("1"), DiffIDs: []string{diffID}}, imageID, ""},
+		{"other layers under its ID and name", archive.Base{Image: name, ImageID: "sha256:" + imageID, DiffIDs: []string{"sha256:x"}}, "", imageID},
+		{"another image of that name", archive.Base{Image: name, ImageID: "sha256:" + longID("1")}, "", imageID},
+		{"an image that is not there", archive.Base{Image: "host.test/none:1", ImageID: "sha256:" + longID("1")}, "", ""},
+		{"no image", archive.Base{}, "", ""},
 	} {
-		t.Run(name, func(t *testing.T) {
-			h := newFakeHost(t)
-			h.write("/graph/"+tt.driver+"-images/images.json", []object{{"id": imageID, "layer": "top"}})
-			h.write("/graph/overlay-layers/layers.json", tt.layers)
-			dirs, err := StoredImages(h.path("/graph"))[0].Layers()
-			got := strings.ReplaceAll(strings.Join(dirs, " "), h.path("/graph")+"/", "")
-			if err != nil {
-				got = err.Error()
-			}
-			if got != tt.want && (err == nil || !strings.Contains(got, tt.want)) {
-				t.Errorf("got %q, want %q", got, tt.want)
-			}
-		})
+		if id, other := StoredImage(h.options().Host, tt.base); id != tt.id || other != tt.other {
+			t.Errorf("%s: %q, %q, want %q, %q", tt.what, id, other, tt.id, tt.other)
+		}
 	}
 }
 

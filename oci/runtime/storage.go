@@ -3,7 +3,6 @@ package runtime
 import (
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,7 +24,6 @@ type storedImage struct {
 	ID     string   `json:"id"`
 	Digest string   `json:"digest"`
 	Names  []string `json:"names"`
-	Layer  string   `json:"layer"` // the top one
 }
 
 // describePodman finds the container in Podman's storage.
@@ -52,7 +50,7 @@ func describePodman(s *survey, c *Container) {
 
 // idlePodman looks in the storage of the system's Podman.
 func idlePodman(s *survey, name string) string {
-	for _, stored := range s.containersOf(s.host.path(SystemStorage)) {
+	for _, stored := range s.containersOf(s.host.path("/var/lib/containers/storage")) {
 		if stored.ID == name || slices.Contains(stored.Names, name) {
 			return stored.ID
 		}
@@ -141,70 +139,28 @@ func storedLayers(path, id string) []string {
 	return diffIDs(filepath.Join(filepath.Dir(path), id, config))
 }
 
-// StoredImage is an image of this host's containers/storage, which Podman and CRI-O use.
-type StoredImage struct {
-	Base  archive.Base // its name and digests
-	Names []string
-	id    string
-	list  string // path of images.json
-	layer string // the top one
-}
-
-// SystemStorage is where root's containers/storage is when nobody says.
-const SystemStorage = "/var/lib/containers/storage"
-
-// StoredImages are the images of a directory of containers/storage. One that is not there has none.
-func StoredImages(dir string) []StoredImage {
-	var all []StoredImage
-	for _, path := range glob(dir, "*-images/images.json") {
+// StoredImage tells whether the system's containers/storage, which Podman and CRI-O use, has the
+// image that base names, and gives its ID. Layers decide where base has them, since the same
+// layers may have several IDs; else the ID or the manifest's digest. other is an image of that name
+// which is not the same; id is empty then, or if there is none.
+func StoredImage(h Host, base archive.Base) (id, other string) {
+	for _, path := range glob(h.here().path("/var/lib/containers/storage"), "*-images/images.json") {
 		var list []storedImage
 		_ = readJSON(path, &list) // what cannot be read is not there
 		for _, i := range list {
-			all = append(all, StoredImage{
-				Base:  archive.Base{ImageID: "sha256:" + i.ID, Manifest: i.Digest, DiffIDs: storedLayers(path, i.ID)},
-				Names: i.Names, id: i.ID, list: path, layer: i.Layer,
-			})
+			same := "sha256:"+i.ID == base.ImageID || base.Manifest != "" && i.Digest == base.Manifest
+			if len(base.DiffIDs) > 0 {
+				same = slices.Equal(storedLayers(path, i.ID), base.DiffIDs)
+			}
+			if same {
+				return i.ID, ""
+			}
+			if slices.Contains(i.Names, base.Image) {
+				other = i.ID
+			}
 		}
 	}
-	return all
-}
-
-// maxStoredLayers bounds how many layers an image is made of.
-const maxStoredLayers = 512
-
-// Layers gives the directories of the image's layers, the top one first: an overlay of them is its
-// root file system. They belong to the storage and are only to be read.
-func (i StoredImage) Layers() ([]string, error) {
-	driver, _, _ := strings.Cut(filepath.Base(filepath.Dir(i.list)), "-images")
-	storage := filepath.Dir(filepath.Dir(i.list))
-	if driver == "vfs" { // every layer has all files
-		return []string{filepath.Join(storage, "vfs/dir", i.layer)}, nil
-	}
-	if driver != "overlay" {
-		return nil, fmt.Errorf("image %s: its storage is one of %s, and only those of overlay and vfs are known", i.id, driver)
-	}
-	var list []struct {
-		ID     string `json:"id"`
-		Parent string `json:"parent"`
-	}
-	if err := readJSON(filepath.Join(storage, "overlay-layers/layers.json"), &list); err != nil {
-		return nil, err
-	}
-	parents := map[string]string{}
-	for _, l := range list {
-		parents[l.ID] = l.Parent
-	}
-	var dirs []string
-	for layer := i.layer; layer != ""; layer = parents[layer] {
-		if _, known := parents[layer]; !known || strings.ContainsAny(layer, "/.") || len(dirs) == maxStoredLayers {
-			return nil, fmt.Errorf("image %s: layer %q is not in the storage", i.id, layer)
-		}
-		dirs = append(dirs, filepath.Join(storage, "overlay", layer, "diff"))
-	}
-	if len(dirs) == 0 {
-		return nil, fmt.Errorf("image %s: it has no layers", i.id)
-	}
-	return dirs, nil
+	return "", other
 }
 
 // diffIDs reads the layers of an image's configuration.
