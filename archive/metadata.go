@@ -2,7 +2,6 @@ package archive
 
 import (
 	"encoding/json"
-	"slices"
 	"time"
 )
 
@@ -107,15 +106,6 @@ type Base struct {
 	DiffIDs  []string `json:"diffIDs,omitempty"`
 	Path     string   `json:"path,omitempty"`   // a directory of the dumping host
 	Layers   []string `json:"layers,omitempty"` // overlay lowers of the dumping host, top first
-}
-
-// Same tells whether have is the base. Its layers decide where they are known, since the same
-// layers may have several IDs; else the ID or the digest of the manifest. A name proves nothing.
-func (b Base) Same(have Base) bool {
-	if len(b.DiffIDs) > 0 {
-		return slices.Equal(b.DiffIDs, have.DiffIDs)
-	}
-	return b.ImageID != "" && b.ImageID == have.ImageID || b.Manifest != "" && b.Manifest == have.Manifest
 }
 
 // Rootfs says how the rootfs diff was made.

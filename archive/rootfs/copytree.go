@@ -19,22 +19,14 @@ import (
 // mount point that is a directory is left empty, and sockets are left out. dst must not exist or be empty; after an
 // error it is as it was.
 func CopyTree(ctx context.Context, src, dst string) error {
-	if err := copyTree(ctx, "", []string{src}, dst); err != nil {
+	if err := copyTree(ctx, src, dst); err != nil {
 		return fmt.Errorf("copy root file system %q to %q: %w", src, dst, err)
 	}
 	return nil
 }
 
-// CopyLayers is [CopyTree] of what an overlay of the layers shows, the top one first, without a mount.
-func CopyLayers(ctx context.Context, layers []string, dst string) error {
-	if err := copyTree(ctx, trustedMarks, layers, dst); err != nil {
-		return fmt.Errorf("copy %d layers to %q: %w", len(layers), dst, err)
-	}
-	return nil
-}
-
-func copyTree(ctx context.Context, marks string, src []string, dst string) (err error) {
-	from, err := openView(marks, src...)
+func copyTree(ctx context.Context, src, dst string) (err error) {
+	from, err := openView("", src)
 	if err != nil {
 		return err
 	}
@@ -104,7 +96,7 @@ func (c *copier) copyDir(ctx context.Context, dir *node) error {
 // copyNode copies one file into the directory dir.
 func (c *copier) copyNode(ctx context.Context, dir int, n *node) error {
 	_, base := splitName(n.name)
-	if n.attr.mount != n.places[0].tree.attr.mount {
+	if n.attr.mount != c.from.trees[0].attr.mount {
 		if n.attr.isDir() {
 			return makeImpliedDir(dir, base)
 		}

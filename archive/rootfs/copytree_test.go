@@ -38,15 +38,6 @@ func TestCopyTree(t *testing.T) {
 	}
 }
 
-// TestCopyLayers wants what the kernel's overlay of the same layers shows.
-func TestCopyLayers(t *testing.T) {
-	f := newFixture(t, "")
-	torture(t, f.merged)
-	dst := filepath.Join(t.TempDir(), "dst")
-	must(t, rootfs.CopyLayers(t.Context(), append([]string{f.upper}, f.lowers...), dst))
-	compareTrees(t, snapshot(t, dst), snapshot(t, f.merged))
-}
-
 // buildLayers adds what torture expects of a second layer.
 func buildLayers(t *testing.T, root string) string {
 	t.Helper()

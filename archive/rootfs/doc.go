@@ -3,7 +3,7 @@
 //
 // [Overlay] and [Directory] write a difference as a tar stream; [Apply] takes
 // it, after [Check] has read it to its end. [Layers] finds the directories
-// behind an overlay mount, [CopyTree] and [CopyLayers] make the working copy of a base to
+// behind an overlay mount, [CopyTree] makes the working copy of a base to
 // which a difference is applied.
 //
 // # The format

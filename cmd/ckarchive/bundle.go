@@ -19,8 +19,8 @@ func (r *restore) buildRootfs(ctx context.Context, unpacked string) (err error) 
 		return err
 	}
 	switch {
-	case r.base != nil:
-		if err := r.base.copyTo(ctx, r.rootfs); err != nil {
+	case r.cmd.Base != "":
+		if err := rootfs.CopyTree(ctx, r.cmd.Base, r.rootfs); err != nil {
 			return err
 		}
 	case r.cmd.Rootfs == "" && !r.ownBundle():

@@ -13,7 +13,6 @@ import (
 	kongcompletion "github.com/jotaen/kong-completion"
 
 	"github.com/ckarchive/ckarchive/archive/crypt"
-	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
 // cli is the command line. Its help texts are the documentation of the verbs.
@@ -77,7 +76,7 @@ func (a *app) newParser() (*kong.Kong, error) {
 	return kong.New(a.cli,
 		kong.Name("ckarchive"),
 		kong.Description(description),
-		kong.Vars{"root": defaultRoot(a.getenv), "rundir": defaultRunDir, "storage": runtime.SystemStorage, "ghostlimit": defaultGhostLimit, "networklock": defaultNetworkLock},
+		kong.Vars{"root": defaultRoot(a.getenv), "rundir": defaultRunDir, "ghostlimit": defaultGhostLimit, "networklock": defaultNetworkLock},
 		kong.Writers(a.stdout, a.stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Help(func(o kong.HelpOptions, ctx *kong.Context) error {

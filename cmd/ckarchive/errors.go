@@ -181,7 +181,7 @@ func statusByType(err error) (status int, hint string) {
 	case captured != nil && captured.State != capture.Untouched:
 		_, hint = statusOf(captured.Err)
 		return exitDumpRunning, hint
-	case errors.As(err, &restored):
+	case errors.As(err, &restored) && !errors.Is(err, archive.ErrRejected):
 		_, hint = statusOf(restored.err)
 		return exitRestore, hint
 	case errors.As(err, &refused):

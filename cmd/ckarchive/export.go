@@ -104,6 +104,9 @@ func (c *exportCmd) Run(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return cause(ctx, fmt.Errorf("export container %q: %w", x.ctr.ID, err))
 	}
+	if err := a.noteMade(&x.meta); err != nil {
+		a.warn("%v: a restore will treat it as anybody's", err)
+	}
 	return x.report(ctx, a, out)
 }
 

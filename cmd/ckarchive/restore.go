@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -88,10 +89,13 @@ type restore struct {
 	meta    *archive.Metadata
 	config  configDump
 	spec    *specs.Spec // the archive's
+	own     bool        // this host made the archive
+	granted []string    // what goes beyond the defaults
+	leftOut []string    // of the archive's spec
+	filter  bool        // the system call filter of the spec goes on every task
 	id      string
 	runtime runtime.Runtime
 	options settled
-	base    *base // nil: the archive has all, or --rootfs or the bundle
 	criu    criu.Binary
 	saved   runtime.SandboxImages // of a sandbox, in place of CRIU's
 	unlock  []func()
@@ -148,7 +152,7 @@ func (r *restore) stay(ctx context.Context) error {
 	if !r.cmd.Detach {
 		line = "" // it was printed before the container could write
 	}
-	if err := r.app.printResult(line, restoreResult{ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs}); err != nil {
+	if err := r.app.printResult(line, restoreResult{ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs, Granted: r.granted, LeftOut: r.leftOut}); err != nil {
 		return err
 	}
 	if r.cmd.Detach {
@@ -177,6 +181,9 @@ type restoreResult struct {
 	Runtime string `json:"runtime"`
 	Bundle  string `json:"bundle"`
 	Rootfs  string `json:"rootfs"`
+	// Granted is what goes beyond the defaults, LeftOut what of the archive's configuration was not used.
+	Granted []string `json:"granted,omitempty"`
+	LeftOut []string `json:"leftOut,omitempty"`
 }
 
 func (r *restore) release() {
@@ -191,8 +198,8 @@ func (r *restore) printPlan() error {
 	switch {
 	case root != "":
 		root += " (changed in place)"
-	case r.base != nil:
-		root = "a copy of " + r.base.text
+	case r.cmd.Base != "":
+		root = "a copy of " + r.cmd.Base
 	default:
 		root = "from the archive"
 	}
@@ -205,6 +212,8 @@ func (r *restore) printPlan() error {
 		{"root file system", root},
 		{"bundle", r.bundle},
 		{"options", r.options.describe()},
+		{"granted", strings.Join(r.granted, ", ")},
+		{"left out", strings.Join(r.leftOut, ", ")},
 	})
 }
 

@@ -175,8 +175,6 @@ func (o restoreOption) refusal(rt runtime.Runtime) string {
 		return "it is an option of CRIU or of runtimes that use it, and the checkpoint is one of gVisor"
 	case o.route == byRuntime && direct:
 		return "it is for a runtime, and the direct engine uses none"
-	case o.route == byConfig && !direct && rt.Format() != archive.FormatCRIU:
-		return rt.Name + " does not use CRIU"
 	case o.route == directly && !direct:
 		return rt.Name + " restores a network namespace of the container's own without interfaces"
 	case (o.route == byRequest || o.route == byRuntime) && !direct && !rt.RestoreTakes(o.flag):
@@ -283,23 +281,8 @@ func (r *restore) settleOptions(context.Context) (string, error) {
 		return "", nil
 	}
 	var err error
-	if r.options, err = settle(r.cmd, r.meta.Options, r.runtime); err != nil {
-		return "", err
-	}
-	return r.options.describe(), r.checkNetwork()
-}
-
-// checkNetwork refuses what runtimes cannot do: for a container that had a network namespace of its
-// own they ask CRIU for an empty one, whatever the new configuration says.
-func (r *restore) checkNetwork() error {
-	joined, err := r.cmd.namespaces()
-	if err != nil || joined[specs.NetworkNamespace] == "" || r.runtime.Name == runtime.Direct || r.spec.Linux == nil || !ownNetwork(r.spec) {
-		return err
-	}
-	return &usageError{
-		err:  fmt.Errorf("--namespace net=%s: the container had a network namespace of its own, and %s makes it a new one", joined[specs.NetworkNamespace], r.runtime.Name),
-		hint: "use --engine direct",
-	}
+	r.options, err = settle(r.cmd, r.meta.Options, r.runtime)
+	return r.options.describe(), err
 }
 
 // flags are CRIU's options of the restore.

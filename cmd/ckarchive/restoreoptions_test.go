@@ -31,8 +31,8 @@ func parseRestore(t *testing.T, flags ...string) *restore {
 	}
 	a.cli.Quiet = true
 	return &restore{
-		cmd: &a.cli.Restore, app: a, meta: &archive.Metadata{}, id: "c", home: "/home", bundle: "/none", rootfs: "/r",
-		spec: &specs.Spec{Process: &specs.Process{}, Root: &specs.Root{}, Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
+		cmd: &a.cli.Restore, app: a, meta: &archive.Metadata{}, id: "c", home: "/home", bundle: "/none", rootfs: "/r", own: true,
+		spec: &specs.Spec{Version: "1.0.2", Process: &specs.Process{}, Root: &specs.Root{}, Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
 			{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace},
 		}}},
 	}
@@ -129,7 +129,7 @@ func TestRestoreOptionsReachTheEngines(t *testing.T) {
 			})
 		}
 	}
-	for _, want := range []struct{ flag, runtime string }{{"veth", "runc"}, {"external", "runsc"}, {"no-pivot", "direct"}, {"no-pivot", "crun"}, {"manage-cgroups-mode", "crun"}} {
+	for _, want := range []struct{ flag, runtime string }{{"veth", "runc"}, {"no-pivot", "direct"}, {"no-pivot", "crun"}, {"manage-cgroups-mode", "crun"}} {
 		i := slices.IndexFunc(restoreOptions(), func(o restoreOption) bool { return o.flag == want.flag })
 		rt := directRuntime
 		if want.runtime != runtime.Direct {
@@ -137,24 +137,6 @@ func TestRestoreOptionsReachTheEngines(t *testing.T) {
 		}
 		if restoreOptions()[i].refusal(rt) == "" {
 			t.Errorf("%s takes --%s", want.runtime, want.flag)
-		}
-	}
-}
-
-// A runtime cannot restore a network namespace of the container's own into another one.
-func TestNetworkOfItsOwn(t *testing.T) {
-	for _, tt := range []struct {
-		runtime runtime.Runtime
-		path    string // in the archive's spec
-		ok      bool
-	}{{directRuntime, "", true}, {fakeRuntime(t, "runc"), "", false}, {fakeRuntime(t, "runc"), "/run/netns/there", true}} {
-		r := parseRestore(t, "--namespace", "net=/proc/self/ns/net")
-		r.runtime = tt.runtime
-		r.spec.Linux.Namespaces[2].Path = tt.path
-		_, err := r.settleOptions(t.Context())
-		var usage *usageError
-		if (err == nil) != tt.ok || err != nil && !errors.As(err, &usage) {
-			t.Errorf("%s, namespace of the archive %q: error %v", tt.runtime.Name, tt.path, err)
 		}
 	}
 }

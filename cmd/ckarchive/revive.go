@@ -118,10 +118,11 @@ func (r *restore) revive(ctx context.Context, p *progress, unpacked string) erro
 		return fmt.Errorf("use root file system %q: %w", r.rootfs, err)
 	}
 	r.unlock = append(r.unlock, unlock)
+	r.sayGrants()
 	images := filepath.Join(unpacked, archive.CheckpointDir)
 	if r.sandboxed() {
 		r.saved.Prepare(spec)
-	} else if _, err := criu.Check(ctx, images, criu.CheckOptions{Spec: spec}); err != nil {
+	} else if err := r.confine(ctx, images, spec); err != nil {
 		return err
 	}
 	if len(r.options.taken) > 0 {

@@ -12,13 +12,13 @@ type targetFlags struct {
 	Engine        string            `help:"Who restores: an OCI runtime, which then manages the container, or ckarchive directly through CRIU." enum:"runtime,direct" default:"runtime" env:"CKARCHIVE_ENGINE"`
 	Bundle        string            `help:"Bundle to restore in: its config.json is used as it is, if there is one; else it is made there." type:"path" placeholder:"DIR"`
 	Rootfs        string            `help:"Root file system to restore in, changed in place: a copy of the base." type:"path" placeholder:"DIR"`
-	Base          string            `help:"Pristine base root file system, of which a copy is made: a directory, containers-storage:IMAGE, oci:DIR[:TAG], oci-archive:FILE[:TAG] or the name of an image; by default the image that the archive names, where this host has it." placeholder:"DIR|IMAGE"`
-	Storage       string            `help:"Directory of containers/storage, in which Podman and CRI-O keep their images." default:"${storage}" env:"CKARCHIVE_STORAGE" type:"path" placeholder:"DIR"`
+	Base          string            `help:"Pristine base root file system; a copy of it is made for the container." type:"path" placeholder:"DIR"`
 	RuntimeFlag   []string          `help:"Global flag of runsc for the new sandbox, as network=host; may be repeated." sep:"none" placeholder:"NAME=VALUE"`
 	ConsoleSocket string            `help:"Unix socket that takes the terminal of a container that has one." type:"path" placeholder:"SOCKET"`
 	MapMount      map[string]string `help:"Host path for a bind mount of the container; may be repeated." placeholder:"DEST=SOURCE" mapsep:"none"`
 	CPU           string            `name:"cpu" help:"How much of the CPU of the dump has to be here: all of it (strict), what programs can use (compatible), or nothing (ignore)." enum:"strict,compatible,ignore" default:"compatible" env:"CKARCHIVE_CPU"`
 	Pull          string            `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
+	grantFlags
 	remoteFlags
 }
 
@@ -29,6 +29,9 @@ func (f *targetFlags) check() error {
 		return usagef("--rootfs and --base exclude each other: one is changed in place, the other copied")
 	case f.Engine == "direct" && f.Runtime != "" && f.Runtime != runtime.Direct:
 		return usagef("--engine direct restores without a runtime: leave out --runtime %s", f.Runtime)
+	}
+	if _, err := f.grants(); err != nil {
+		return err
 	}
 	if f.ID != "" {
 		if err := runtime.CheckID(f.ID); err != nil {

@@ -24,9 +24,6 @@ type inspected struct {
 			PagesWritten int `json:"pagesWritten"`
 		} `json:"stats"`
 		Externals []external `json:"externals"`
-		Base      *struct {
-			DiffIDs []string `json:"diffIDs"`
-		} `json:"base"`
 	} `json:"metadata"`
 }
 

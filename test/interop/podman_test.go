@@ -133,24 +133,3 @@ func lowerDir(t *testing.T) string {
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	return dir
 }
-
-// After a pull the steps for an engine are told, and Podman follows them as they are.
-func TestRestoreCommand(t *testing.T) {
-	env.Leaks(t, "iop"+strconv.Itoa(os.Getpid()))
-	h, p := newHost(t), env.NewPodman(t)
-	reg := env.Registry(t, env.RegistryOptions{})
-	id := p.Image(t, h.base, baseImage)
-	c := h.start("plain", env.BundleOptions{Args: workload(), HostNetwork: true})
-	file, ref := h.path("checkpoint.tar"), reg.Host+"/interop/moved:v1"
-	h.ok("export", "--base", h.base, "--name", "moved", c.ID, file)
-	h.ok("convert", "--to", "image", "--compress", "gzip", "--base-image", baseImage, "--base-id", id, file, "moved:v1")
-	h.ok("push", "--plain-http", "--to", "image", "moved:v1", ref)
-	steps := strings.Split(h.ok("pull", "--plain-http", "--print-restore-command", "podman", ref), "\n")
-	if want := "podman pull " + baseImage; len(steps) != 3 || steps[0] != want {
-		t.Fatalf("steps: got %q, want three, %q first", steps, want)
-	}
-	// The base image is in the storage, and no registry has it. The registry speaks no TLS.
-	p.Run(t, append([]string{"pull", "--quiet", "--tls-verify=false"}, strings.Fields(steps[1])[2:]...)...)
-	p.Run(t, strings.Fields(steps[2])[1:]...)
-	inPodman(t, p, "moved").Verify(t)
-}
