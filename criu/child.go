@@ -44,7 +44,11 @@ func (s *session) start(ctx context.Context) (*child, error) {
 	// Not CommandContext's own means: CRIU is stopped in steps, see watch.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.bin, "swrk", "3") //nolint:gosec // the CRIU that the caller chose
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + searchPath, "HOME=/root", "LC_ALL=C"}
+	path := searchPath
+	if s.toolsDir != "" {
+		path = s.toolsDir + ":" + path
+	}
+	cmd.Env = []string{"PATH=" + path, "HOME=/root", "LC_ALL=C"}
 	if s.configFile != "" {
 		cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+s.configFile)
 	}

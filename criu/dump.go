@@ -26,6 +26,10 @@ type DumpOptions struct {
 	Descriptors []string
 	ImagesDir   string // must be empty or not exist
 	WorkDir     string // for the log and statistics; empty: ImagesDir
+	// ToolsDir is a directory whose programs CRIU takes before the system's: its gzip packs the content
+	// of a tmpfs while the container stands still. It is not used for a container with a user
+	// namespace, whose root may not be allowed to see it. Empty: none.
+	ToolsDir string
 	// LeaveRunning lets the container go on after the dump, or stay paused if it was.
 	// Otherwise CRIU kills it when PostDump has returned nil.
 	LeaveRunning    bool
@@ -89,6 +93,9 @@ func Dump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
 	s := session{
 		bin: b.Path, logPath: d.result.LogPath, privateMounts: true,
 		notify: d.notify, accepted: notePostDump,
+	}
+	if !hasNamespace(opts.Spec, specs.UserNamespace) {
+		s.toolsDir = opts.ToolsDir
 	}
 	if opts.LazyPages != "" {
 		if err := d.serveLazily(&s); err != nil {

@@ -53,6 +53,7 @@ type session struct {
 	bin                   string
 	stdin, stdout, stderr *os.File
 	extra                 []*os.File // descriptors 4, 5, ... of CRIU
+	toolsDir              string     // comes first in CRIU's PATH, or empty
 	configFile            string     // CRIU_CONFIG_FILE, or empty
 	logPath               string     // watched, or empty
 	keepSession           bool       // stay in our session: for jobs of a shell

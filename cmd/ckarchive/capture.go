@@ -75,6 +75,10 @@ func timedOut(ctx context.Context, err error) error {
 func (x *export) dumpDirectly(ctx context.Context, a *app, images, work string, frozen func(context.Context) error) error {
 	opts := x.dumpOptions(images, work)
 	opts.LeaveRunning = frozen == nil
+	var err error
+	if opts.ToolsDir, err = a.toolsDir(); err != nil {
+		return err
+	}
 	if x.cmd.LazyPages {
 		opts.PageServer, opts.LazyPages = "", x.cmd.PageServer
 		opts.LazyReady = func() error { return x.servesMemory(a) }

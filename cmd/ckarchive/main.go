@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,8 @@ func main() {
 	switch {
 	case os.Args[0] == loggerName && len(os.Args) == 1:
 		os.Exit(runLogger())
+	case filepath.Base(os.Args[0]) == gzipName:
+		os.Exit(runGzip(os.Args[1:]))
 	case os.Args[0] == loopbackName:
 		os.Exit(runLoopback())
 	case os.Args[0] == guardName && len(os.Args) == 4:

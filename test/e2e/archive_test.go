@@ -2,11 +2,15 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/test/env"
 )
 
@@ -110,8 +114,39 @@ func TestEverythingCarried(t *testing.T) {
 			if got := c.state(); got != "stopped" {
 				t.Errorf("the exported container is %s, want stopped", got)
 			}
+			tmpfsIsStored(t, path)
 			h.restore("r", path, "--engine", engine, "--base", h.built.base).wellFrom(c)
 		})
+	}
+}
+
+// tmpfsIsStored checks that nobody compressed the content of a tmpfs while the container stood still.
+func tmpfsIsStored(t *testing.T, path string) {
+	t.Helper()
+	src, err := archive.OpenFile(path, archive.ReaderOptions{})
+	must(t, err)
+	defer src.Close()
+	found := 0
+	for {
+		e, r, err := src.Next(t.Context())
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		must(t, err)
+		if !strings.HasSuffix(e.Name, ".tar.gz.img") {
+			continue
+		}
+		found++
+		// A header of ten bytes, and the type of the first block in three bits (RFC 1951, 3.2.3): 00 is stored.
+		head := make([]byte, 11)
+		_, err = io.ReadFull(r, head)
+		must(t, err)
+		if head[10]&6 != 0 {
+			t.Errorf("%s is compressed", e.Name)
+		}
+	}
+	if found == 0 {
+		t.Error("the archive holds no tmpfs")
 	}
 }
 
