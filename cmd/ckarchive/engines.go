@@ -46,6 +46,9 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 		return err
 	}
 	chosen.EmptyDir = empty
+	if path := spec.Linux.CgroupsPath; path != "" && r.runtime.KeepsCgroup() {
+		chosen.Lines = append(chosen.Lines, "cgroup-root "+path)
+	}
 	config, err := criu.ConfigFile(ctx, images, spec, r.mountSources(), chosen)
 	if err != nil {
 		return err
@@ -74,6 +77,14 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 		r.app.warn("write the bundle of container %q again: %v", r.id, err)
 	}
 	return r.found(ctx, pid)
+}
+
+// cgroup is the path for the new configuration: empty where the engine may choose.
+func (r *restore) cgroup() string {
+	if r.cmd.CgroupPath == "" && r.runtime.KeepsCgroup() {
+		return "/" + r.id
+	}
+	return r.cmd.CgroupPath
 }
 
 // work is CRIU's work directory.

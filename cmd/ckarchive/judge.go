@@ -354,7 +354,7 @@ func (r *restore) rebuildSpec() (*specs.Spec, error) {
 	if r.cmd.Name == "" {
 		delete(res.Spec.Annotations, runtime.AnnotationName) // it was the dumped container's
 	}
-	res.Spec.Linux.CgroupsPath = r.cmd.CgroupPath // empty: the engine chooses by the ID
+	res.Spec.Linux.CgroupsPath = r.cgroup() // empty: the engine chooses by the ID
 	return res.Spec, nil
 }
 

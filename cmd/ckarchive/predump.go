@@ -137,12 +137,34 @@ func (x *export) checkpointByRuntime(ctx context.Context, images, work, log stri
 		}
 		options["parent"] = link
 	}
-	err := x.ctr.Checkpoint(ctx, runtime.CheckpointOptions{
+	config, err := x.checkpointConfig(filepath.Dir(log))
+	if err != nil {
+		return err
+	}
+	err = x.ctr.Checkpoint(ctx, runtime.CheckpointOptions{
 		ImagesDir: images, WorkDir: work, LogPath: log, CRIUPath: filepath.Dir(x.criu.Path),
-		CRIUConfig: x.cmd.CRIUConfig, Options: options,
+		CRIUConfig: config, Options: options,
 	})
 	if err != nil {
 		return criu.ByRuntime("dump", filepath.Join(work, archive.DumpLog), err)
 	}
 	return nil
+}
+
+// checkpointConfig writes a CRIU configuration for the runtime into dir: what it leaves out,
+// and then what the user adds.
+func (x *export) checkpointConfig(dir string) (string, error) {
+	config, err := criu.CheckpointConfig(x.ctr.PID)
+	if err != nil {
+		return "", err
+	}
+	if x.cmd.CRIUConfig != "" {
+		more, err := os.ReadFile(x.cmd.CRIUConfig)
+		if err != nil {
+			return "", err
+		}
+		config = append(config, more...)
+	}
+	path := filepath.Join(dir, "criu.conf")
+	return path, os.WriteFile(path, config, 0o600)
 }

@@ -57,6 +57,9 @@ func (f freezer) frozen() (bool, error) {
 	return slices.Contains(strings.Split(strings.TrimSpace(string(b)), "\n"), f.held), nil
 }
 
+// release lets go of what is in the cgroup, without waiting for it.
+func (f freezer) release() error { return os.WriteFile(f.file, []byte(f.thaw), 0o600) }
+
 // set writes the wanted state and waits until the kernel reports it.
 func (f freezer) set(ctx context.Context, hold bool) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)

@@ -90,7 +90,7 @@ func (c *Container) frozen() (bool, error) {
 	return f.frozen()
 }
 
-// freeze holds or releases a container of the direct runtime by its cgroup.
+// freeze holds or releases a container by its cgroup.
 func (c *Container) freeze(ctx context.Context, hold bool) error {
 	f, err := findFreezer(c.PID)
 	if err != nil {

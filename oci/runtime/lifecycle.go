@@ -24,7 +24,7 @@ func (c *Container) Pause(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	if c.Runtime.Name == Direct {
+	if !c.Runtime.pauses() {
 		err = c.freeze(ctx, true)
 	} else {
 		_, err = c.Runtime.run(ctx, "pause", c.ID)
@@ -40,7 +40,7 @@ func (c *Container) Pause(ctx context.Context) error {
 // runs already is no error: a killed CRIU may have thawed it.
 func (c *Container) Resume(ctx context.Context) error {
 	var err error
-	if c.Runtime.Name == Direct {
+	if !c.Runtime.pauses() {
 		err = c.freeze(ctx, false)
 	} else {
 		_, err = c.Runtime.run(ctx, "resume", c.ID)
@@ -67,6 +67,7 @@ func (c *Container) Kill(ctx context.Context) error {
 		return fmt.Errorf("kill container %q: %w", c.ID, err)
 	}
 	defer unix.Close(pidfd) //nolint:errcheck // read only
+	held, heldErr := findFreezer(c.PID)
 	if c.Runtime.Name == Direct || c.Runtime.kind.sandbox {
 		// runsc signals no paused container. With its sandbox all of it is gone.
 		err = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
@@ -86,12 +87,17 @@ func (c *Container) Kill(ctx context.Context) error {
 	if err := waitGone(ctx, pidfd); err != nil {
 		return fmt.Errorf("kill container %q: wait for its end: %w", c.ID, err)
 	}
+	if heldErr == nil {
+		// No runtime resumes what has ended, and a cgroup that stays would hold whatever a restore
+		// moves into it. It may be gone.
+		_ = held.release()
+	}
 	c.Status = Stopped
 	return nil
 }
 
 func (c *Container) thaw(ctx context.Context) error {
-	if c.Runtime.Name == Direct {
+	if !c.Runtime.pauses() {
 		return c.freeze(ctx, false)
 	}
 	_, err := c.Runtime.run(ctx, "resume", c.ID)

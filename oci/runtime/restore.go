@@ -93,6 +93,13 @@ func (o RestoreOptions) args(pidFile string) []string {
 	return append(args, o.ID)
 }
 
+// KeepsCgroup tells that the runtime restores into the cgroup of the dump, whatever the new one is,
+// unless CRIU's configuration says where to. That one may be gone, or another container's.
+func (r Runtime) KeepsCgroup() bool {
+	version, err := CgroupVersion()
+	return r.kind.keepsCgroup && err == nil && version == "v2"
+}
+
 // Restore makes the runtime restore a container and gives the pid of its first
 // process, which is a child of this process or of its subreaper. The runtime works
 // in a private mount namespace, so that a killed restore leaves no mounts that a

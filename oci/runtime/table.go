@@ -29,8 +29,12 @@ type kind struct {
 	restoreFlags []string
 	// checkpoint is its checkpoint command; empty is "checkpoint".
 	checkpoint string
+	// held tells that its checkpoint command refuses a container that its pause command holds.
+	held bool
 	// criuMark is in what --version prints when it was built with CRIU; empty if it always is.
 	criuMark string
+	// keepsCgroup tells that its restore names the container's cgroup to CRIU for version 1 only.
+	keepsCgroup bool
 	// sandbox tells that the processes are a sandbox's and not the host's.
 	sandbox bool
 	// file is in the state directory of every container of this runtime; empty if it has none.
@@ -45,7 +49,7 @@ type kind struct {
 func kinds() []kind {
 	return []kind{
 		{
-			name: "runc", root: "/run/runc",
+			name: "runc", root: "/run/runc", keepsCgroup: true,
 			restoreFlags: []string{
 				"tcp-established", "ext-unix-sk", "shell-job", "file-locks", "manage-cgroups-mode",
 				"lsm-profile", "lsm-mount-context", "no-pivot", "no-subreaper", "auto-dedup",
@@ -59,7 +63,7 @@ func kinds() []kind {
 			file:         "status", bundle: crunBundle, descriptors: crunDescriptors,
 		},
 		// The command's name is a slip of youki 0.7's command line.
-		{name: "youki", root: "/run/youki", checkpoint: "checkpointt", file: "youki_config.json", bundle: youkiBundle},
+		{name: "youki", root: "/run/youki", checkpoint: "checkpointt", held: true, file: "youki_config.json", bundle: youkiBundle},
 		{name: "runsc", root: "/run/runsc", sandbox: true, bundle: runscBundle},
 	}
 }
@@ -167,6 +171,10 @@ func (r Runtime) Format() string {
 	}
 	return archive.FormatCRIU
 }
+
+// pauses tells whether the runtime's own commands pause and resume its containers; the
+// others are held by their cgroup, of which the runtime need not know.
+func (r Runtime) pauses() bool { return r.Name != Direct && !r.kind.held }
 
 // knows tells whether the runtime's state directory has the container.
 func (r Runtime) knows(id string) bool {

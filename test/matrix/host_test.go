@@ -32,7 +32,7 @@ var hosts atomic.Int64
 func newHost(t *testing.T, programs ...string) *host {
 	t.Helper()
 	env.Require(t, append([]string{"root", "criu", "busybox"}, programs...)...)
-	h := &host{t: t, dir: t.TempDir(), token: fmt.Sprintf("matrix%d-%d", os.Getpid(), hosts.Add(1))}
+	h := &host{t: t, dir: t.TempDir(), token: fmt.Sprintf("%s-%d", os.Getenv(tokens), hosts.Add(1))}
 	env.Leaks(t, h.token, h.dir)
 	h.ckarchive = env.Ckarchive(t)
 	h.base = env.Rootfs(t, h.path("base"))

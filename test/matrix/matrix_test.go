@@ -13,10 +13,13 @@ import (
 // full is the variable with which `make matrix` asks for the whole table.
 const full = "CKARCHIVE_MATRIX_FULL"
 
+// tokens is the variable with the beginning of the ID of every container of this run.
+const tokens = "CKARCHIVE_MATRIX_TOKENS"
+
 // TestMatrix is the table for the kind of cgroups that this machine has.
 func TestMatrix(t *testing.T) {
 	view := env.CgroupViews(t)[0]
-	if env.InCgroups(t, view) {
+	if inCgroups(t, view) {
 		return
 	}
 	table := newTable(view)
@@ -37,7 +40,7 @@ func TestMatrixUnified(t *testing.T) {
 	if env.CgroupViews(t)[0] == env.CgroupV2 {
 		t.Skip("TestMatrix was it")
 	}
-	if env.InCgroups(t, env.CgroupV2) {
+	if inCgroups(t, env.CgroupV2) {
 		return
 	}
 	table := newTable(env.CgroupV2)
@@ -47,8 +50,21 @@ func TestMatrixUnified(t *testing.T) {
 	table.print()
 }
 
+// inCgroups is [env.InCgroups], after which nothing may be left in the hierarchies that the
+// test does not see: CRIU sees them all.
+func inCgroups(t *testing.T, view string) bool {
+	if os.Getenv(tokens) == "" {
+		t.Setenv(tokens, fmt.Sprintf("matrix%d", os.Getpid()))
+		env.Leaks(t, os.Getenv(tokens)+"-")
+	}
+	return env.InCgroups(t, view)
+}
+
 // row dumps one container and restores it once for each column.
 func row(t *testing.T, s source, table *table) {
+	for _, d := range destinations() {
+		*table.cell(s.name, d.name) = "FAILED"
+	}
 	h := newHost(t, s.needs...)
 	running := s.start(h)
 	running.WaitTick(t, 5)
@@ -58,7 +74,6 @@ func row(t *testing.T, s source, table *table) {
 	running.WaitEnd(t)
 	for _, d := range destinations() {
 		cell := table.cell(s.name, d.name)
-		*cell = "FAILED"
 		t.Run("to "+d.name, func(t *testing.T) {
 			env.Require(t, d.needs...)
 			reason, says := s.impossible(d)
@@ -103,6 +118,7 @@ func ticks(t *testing.T, log string) []int {
 	}
 	var all []int
 	for line := range strings.Lines(string(content)) {
+		line = line[max(0, strings.Index(line, "tick ")):] // Podman's log begins with the time
 		var n int
 		if _, err := fmt.Sscanf(line, "tick %d\n", &n); err == nil && strings.HasSuffix(line, "\n") {
 			all = append(all, n)
