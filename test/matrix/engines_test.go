@@ -54,6 +54,8 @@ func startPodman(h *host) *env.Container {
 		"run", "--detach", "--name", h.token, "--network", "none", "--log-driver", "k8s-file", "--log-opt", "path="+log,
 		// Podman's own limits need more capabilities than a container that runs this test may have.
 		"--ulimit", "nofile=1024:20000", "--ulimit", "nproc=1024:1024",
+		// Version 2 of a hybrid machine has no controllers to limit anything.
+		"--pids-limit", "-1",
 		"--tmpfs", "/cache", "--volume", h.path("volume")+":/vol", "--rootfs", h.base+":O")
 	id := strings.TrimSpace(command(h.t, append(args, workload()...)...))
 	h.t.Cleanup(func() {
@@ -119,7 +121,7 @@ func startContainerd(h *host) *env.Container {
 	h.await(log, func() bool { return exec.Command(ctr[0], append(ctr[1:len(ctr):len(ctr)], "version")...).Run() == nil })
 	h.copyRootfs(h.path("rootfs"))
 	out := h.path("ctr.log")
-	args := append(ctr[:len(ctr):len(ctr)], "run", "--detach", "--rootfs", "--runc-root", h.path("runtime"), "--log-uri", "file://"+out,
+	args := append(ctr[:len(ctr):len(ctr)], "run", "--detach", "--rootfs", "--cpu-shares", "0", "--runc-root", h.path("runtime"), "--log-uri", "file://"+out,
 		"--mount", "type=bind,src="+h.path("volume")+",dst=/vol,options=rbind:rw", "--mount", "type=tmpfs,src=tmpfs,dst=/cache",
 		h.path("rootfs"), h.token)
 	command(h.t, append(args, workload()...)...)
