@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/klauspost/compress/gzip"
 )
@@ -38,26 +37,17 @@ func (a *app) toolsDir() (string, error) {
 	return dir, os.Rename(temp, link)
 }
 
-// runGzip is main of our gzip.
+// runGzip is main of our gzip, which only packs: CRIU finds it in no restore.
 func runGzip(args []string) int {
-	if len(args) > 0 {
-		return runOtherGzip(args)
+	err := fmt.Errorf("options %q are not known", args)
+	if len(args) == 0 {
+		err = storeGzip(os.Stdout, os.Stdin)
 	}
-	if err := storeGzip(os.Stdout, os.Stdin); err != nil {
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", gzipName, err)
 		return 1
 	}
 	return 0
-}
-
-// runOtherGzip becomes the system's gzip.
-func runOtherGzip(args []string) int {
-	for _, dir := range []string{"/usr/bin", "/bin", "/usr/local/bin"} {
-		// It returns only if it fails.
-		_ = syscall.Exec(filepath.Join(dir, gzipName), append([]string{gzipName}, args...), os.Environ())
-	}
-	fmt.Fprintf(os.Stderr, "%s: not installed\n", gzipName)
-	return 1
 }
 
 func storeGzip(w io.Writer, r io.Reader) error {
