@@ -141,6 +141,9 @@ func (r Reference) endpoint() string {
 	return r.Host
 }
 
+// IsLoopback tells whether the registry is on this machine, whatever a name server says.
+func (r Reference) IsLoopback() bool { return isLoopback(r.endpoint()) }
+
 // isLoopback tells whether hostport is this machine, whatever a name server says.
 func isLoopback(hostport string) bool {
 	host := hostport

@@ -25,6 +25,7 @@ type cli struct {
 	Progress string `help:"How progress is shown: ${enum}." enum:"auto,plain,json,none" default:"auto" env:"CKARCHIVE_PROGRESS"`
 
 	DecryptIdentity   []string `help:"Key that opens encrypted checkpoints: a file with AGE-SECRET-KEY-..., a private key of SSH, or passphrase; may be repeated." sep:"none" env:"CKARCHIVE_DECRYPT_IDENTITY" placeholder:"FILE"`
+	TrustFile         string   `help:"Whose signatures checkpoints need, by repository; by default /etc/ckarchive/trust.toml." type:"path" env:"CKARCHIVE_TRUST_FILE" placeholder:"FILE"`
 	RequireEncryption bool     `help:"Refuse to write a checkpoint in plain form to anything but the local store." env:"CKARCHIVE_REQUIRE_ENCRYPTION"`
 
 	Check      checkCmd      `cmd:"" help:"Tell whether this host can dump and restore containers."`
@@ -35,6 +36,7 @@ type cli struct {
 	Pull       pullCmd       `cmd:"" help:"Fetch a checkpoint from a registry."`
 	Restore    restoreCmd    `cmd:"" help:"Bring a checkpoint back to life."`
 	Inspect    inspectCmd    `cmd:"" help:"Show what a checkpoint holds."`
+	Sign       signCmd       `cmd:"" help:"Sign a checkpoint."`
 	Verify     verifyCmd     `cmd:"" help:"Prove that a checkpoint is whole."`
 	List       listCmd       `cmd:"" help:"List the local store."`
 	Flatten    flattenCmd    `cmd:"" help:"Store a checkpoint whole that was stored as changes of another."`
@@ -54,6 +56,7 @@ type app struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	cli            *cli
+	trust          *trustFile        // nil until it is read
 	identities     *crypt.Identities // nil until something is encrypted
 	parser         *kong.Kong
 	profileErr     error // what is wrong with the profile that the command line names

@@ -45,6 +45,12 @@ func (c *convertCmd) Run(ctx context.Context, a *app) error {
 		return errors.Join(err, in.Close())
 	}
 	if c.To == "ctr" {
+		if opts.Encrypt != nil {
+			return errors.Join(usagef("ctr reads nothing that is encrypted: leave out --encrypt"), in.Close())
+		}
+		if err := a.checkPlain(dest, false); err != nil {
+			return errors.Join(err, in.Close())
+		}
 		return c.toCtr(ctx, a, in, dest)
 	}
 	out, err := a.createSink(ctx, dest, opts)

@@ -16,6 +16,7 @@ import (
 	"github.com/ckarchive/ckarchive/criu"
 	"github.com/ckarchive/ckarchive/oci/policy"
 	"github.com/ckarchive/ckarchive/oci/runtime"
+	"github.com/ckarchive/ckarchive/oci/signature"
 	"github.com/ckarchive/ckarchive/registry"
 )
 
@@ -88,6 +89,7 @@ func (e *interruptedError) Error() string { return "interrupted by " + e.signal.
 // classes are the exit statuses by what errors.Is finds, in order of precedence.
 func classes() []class {
 	return []class{
+		{signature.ErrUnsigned, exitRejected, "do not use it unless you know whose it is; ckarchive sign makes signatures, and docs/signatures.md says what demands them"},
 		{archive.ErrNotArchive, exitRejected, "ckarchive reads its own archives and those of Podman, CRI-O and containerd"},
 		{archive.ErrRejected, exitRejected, "do not use it: fetch it again, or make another one"},
 		{registry.ErrContent, exitRejected, "the registry gave other content than its manifest promises; do not use it"},

@@ -12,6 +12,7 @@ import (
 type flattenCmd struct {
 	Source string `arg:"" name:"src" help:"A name or digest of the local store."`
 	Name   string `arg:"" optional:"" help:"Name of the whole checkpoint; by default that of SRC."`
+	encryptFlags
 }
 
 // Help is the long help text.
@@ -40,11 +41,20 @@ func (c *flattenCmd) Run(ctx context.Context, a *app) error {
 	if ref.Digest != "" {
 		return &usageError{err: fmt.Errorf("%s has a digest, and the whole checkpoint will have another", to), hint: "give it a name as second argument"}
 	}
-	in, err := openHeld(ctx, store, from, false)
+	recipients, err := c.recipients(a)
 	if err != nil {
 		return err
 	}
-	out, err := a.newStoreSink(ctx, store, ref.String(), sinkOptions{Compression: archive.Zstd, formFlags: formFlags{NoParent: true}})
+	if encrypted, err := storedEncrypted(ctx, store, from); err != nil {
+		return err
+	} else if encrypted && recipients == nil {
+		return &usageError{err: fmt.Errorf("%s is encrypted, and would not be any more", c.Source), hint: "name the recipients with --encrypt"}
+	}
+	in, err := a.openHeld(ctx, store, from, openOptions{})
+	if err != nil {
+		return err
+	}
+	out, err := a.newStoreSink(ctx, store, ref.String(), sinkOptions{Compression: archive.Zstd, Encrypt: recipients, formFlags: formFlags{NoParent: true}})
 	if err != nil {
 		return errors.Join(err, in.Close())
 	}

@@ -10,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/crypt"
 	"github.com/ckarchive/ckarchive/oci/artifact"
 	"github.com/ckarchive/ckarchive/registry"
 )
@@ -39,10 +40,14 @@ type formOptions struct {
 	Of          archive.Metadata    // of the checkpoint, as far as it is known
 	Compression archive.Compression // of an image's layer
 	Tag         string
+	Encrypt     *crypt.Recipients // nil: it is not encrypted
 }
 
 // newStoreWriter begins a checkpoint in store.
 func (a *app) newStoreWriter(ctx context.Context, store *registry.Store, opts formOptions) (storeWriter, error) {
+	if opts.To == formImage && opts.Encrypt != nil {
+		return nil, &usageError{err: errors.New("an image is for other engines, and they read nothing that is encrypted"), hint: "leave out --to image, or --encrypt"}
+	}
 	if opts.To == formImage {
 		if opts.Parent != "" {
 			return nil, usagef("an image holds all of the memory: leave out --parent %s, or --to image", opts.Parent)
@@ -59,7 +64,7 @@ func (a *app) newStoreWriter(ctx context.Context, store *registry.Store, opts fo
 	if err != nil {
 		return nil, err
 	}
-	native := artifact.NativeOptions{Tag: opts.Tag}
+	native := artifact.NativeOptions{Tag: opts.Tag, Encrypt: opts.Encrypt}
 	if parent != nil {
 		native.Parent = parent.Native
 	}
@@ -68,6 +73,14 @@ func (a *app) newStoreWriter(ctx context.Context, store *registry.Store, opts fo
 		return w, errors.Join(err, parent.Close())
 	}
 	return &childWriter{NativeWriter: w, parent: parent}, nil
+}
+
+// decrypt opens the parent. That of a checkpoint in plain form is of no use if it is encrypted.
+func (o formOptions) decrypt(a *app) archive.Decrypter {
+	if o.Encrypt == nil {
+		return nil
+	}
+	return a.decrypt
 }
 
 // childWriter closes the parent with its child.
@@ -104,7 +117,7 @@ func (a *app) openParent(ctx context.Context, store *registry.Store, opts formOp
 	case opts.NoParent:
 		return nil, nil //nolint:nilnil // there may be none
 	case opts.Parent != "":
-		parent, err := a.openNamedParent(ctx, opts.Parent)
+		parent, err := a.openNamedParent(ctx, opts.Parent, opts.decrypt(a))
 		if err != nil {
 			return nil, fmt.Errorf("parent %s: %w", opts.Parent, err)
 		}
@@ -114,7 +127,7 @@ func (a *app) openParent(ctx context.Context, store *registry.Store, opts formOp
 	if last == "" || err != nil {
 		return nil, err
 	}
-	parent, err := openNative(ctx, store, last)
+	parent, err := openNative(ctx, store, last, opts.decrypt(a))
 	if err != nil {
 		a.warn("the last checkpoint of container %q cannot be used, all of the memory is stored: %v", opts.Of.Container.ID, err)
 		return nil, nil //nolint:nilnil // it is only a help
@@ -123,7 +136,7 @@ func (a *app) openParent(ctx context.Context, store *registry.Store, opts formOp
 }
 
 // openNamedParent opens the parent that the command line names, in the local store or a layout.
-func (a *app) openNamedParent(ctx context.Context, text string) (*parentCheckpoint, error) {
+func (a *app) openNamedParent(ctx context.Context, text string, open archive.Decrypter) (*parentCheckpoint, error) {
 	loc, err := parseLocation(text)
 	if err != nil {
 		return nil, err
@@ -134,20 +147,20 @@ func (a *app) openNamedParent(ctx context.Context, text string) (*parentCheckpoi
 		if err != nil {
 			return nil, err
 		}
-		return openNative(ctx, store, loc.tag)
+		return openNative(ctx, store, loc.tag, open)
 	case locationName:
 		store, err := a.openStore(ctx, true)
 		if err != nil {
 			return nil, err
 		}
-		return openNative(ctx, store, loc.storeName())
+		return openNative(ctx, store, loc.storeName(), open)
 	default:
 		return nil, &usageError{err: errors.New("it is in no store"), hint: "name a checkpoint of the local store, or oci:DIR[:TAG]"}
 	}
 }
 
 // openNative opens a checkpoint of the native form, and keeps the store's garbage collection away.
-func openNative(ctx context.Context, store *registry.Store, name string) (_ *parentCheckpoint, err error) {
+func openNative(ctx context.Context, store *registry.Store, name string, open archive.Decrypter) (_ *parentCheckpoint, err error) {
 	hold, err := store.Hold(ctx)
 	if err != nil {
 		return nil, err
@@ -161,7 +174,7 @@ func openNative(ctx context.Context, store *registry.Store, name string) (_ *par
 	if err != nil {
 		return nil, err
 	}
-	native, err := artifact.OpenNative(ctx, store, desc, artifact.OpenOptions{})
+	native, err := artifact.OpenNative(ctx, store, desc, artifact.OpenOptions{Decrypt: open})
 	if err != nil {
 		return nil, err
 	}

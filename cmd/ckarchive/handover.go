@@ -48,7 +48,7 @@ func (c *restoreCmd) intoPodman(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return cause(ctx, fmt.Errorf("restore %s into podman: %w", c.Source, err))
 	}
-	out, err := a.createSink(ctx, location{kind: locationFile, path: file}, sinkOptions{Compression: archive.Uncompressed})
+	out, err := a.createSink(ctx, location{kind: locationFile, path: file}, sinkOptions{Compression: archive.Uncompressed, Own: true})
 	if err != nil {
 		return errors.Join(err, in.Close())
 	}
@@ -72,7 +72,11 @@ func (c *restoreCmd) baseForPodman(ctx context.Context, a *app, podman *runtime.
 	}
 	name := c.BaseImage
 	if name == "" && src.kind != locationStream {
-		meta, err := a.headOf(ctx, src, sourceOptions{Pull: c.Pull, Remote: c.remoteFlags})
+		opts, err := c.sourceOptions(a, src)
+		if err != nil {
+			return known, err
+		}
+		meta, err := a.headOf(ctx, src, opts)
 		if err != nil || meta.Base == nil || meta.Base.ImageID != "" {
 			return known, err
 		}
@@ -102,7 +106,12 @@ func (a *app) headOf(ctx context.Context, loc location, opts sourceOptions) (_ *
 
 // forPodman gives the checkpoint in the form that Podman imports.
 func (c *restoreCmd) forPodman(ctx context.Context, a *app, src location, known foreign.Known) (archive.Source, *archive.Metadata, error) {
-	in, err := a.converted(ctx, src, sourceOptions{Pull: c.Pull, Remote: c.remoteFlags, Known: known, Digests: true},
+	opts, err := c.sourceOptions(a, src)
+	if err != nil {
+		return nil, nil, err
+	}
+	opts.Known, opts.Digests = known, true
+	in, err := a.converted(ctx, src, opts,
 		foreign.ConvertOptions{Target: foreign.ForPodman, Known: known})
 	if err != nil {
 		return nil, nil, err

@@ -136,6 +136,9 @@ func storedForm(ctx context.Context, from oras.ReadOnlyTarget, name string) (_ s
 		return "", err
 	}
 	in, err := artifact.OpenCheckpoint(ctx, from, desc, artifact.OpenOptions{})
+	if errors.Is(err, archive.ErrEncrypted) {
+		return formNative, nil // the only one that can be
+	}
 	if err != nil {
 		return "", err
 	}

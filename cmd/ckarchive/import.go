@@ -15,7 +15,8 @@ type importCmd struct {
 	knownFlags
 	Bundle string `help:"Bundle of the container, for images that come without its configuration." type:"path" placeholder:"DIR"`
 	formFlags
-	Parent   string `help:"Earlier checkpoint in the store of which only the changes are stored; by default the last one of the container." placeholder:"REF"`
+	Parent string `help:"Earlier checkpoint in the store of which only the changes are stored; by default the last one of the container." placeholder:"REF"`
+	encryptFlags
 	Compress string `help:"zstd, gzip or none, of an image." default:"zstd" placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 }
 
@@ -41,6 +42,10 @@ func (c *importCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return fmt.Errorf("import %s: %w", c.Source, err)
 	}
+	recipients, err := c.recipients(a)
+	if err != nil {
+		return err
+	}
 	in, err := a.openSource(ctx, src, sourceOptions{Known: known, Digests: true})
 	if err != nil {
 		return fmt.Errorf("import %s: %w", c.Source, err)
@@ -58,7 +63,7 @@ func (c *importCmd) Run(ctx context.Context, a *app) error {
 		return errors.Join(withHint(err, "give the name in the store as second argument"), in.Close())
 	}
 	out, err := a.createSink(ctx, location{kind: locationName, ref: ref}, sinkOptions{
-		Compression: compression, formFlags: c.formFlags, Parent: c.Parent, Of: metaFromHead(head),
+		Compression: compression, Encrypt: recipients, formFlags: c.formFlags, Parent: c.Parent, Of: metaFromHead(head),
 	})
 	if err != nil {
 		return errors.Join(err, in.Close())

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,9 +10,11 @@ import (
 	"strings"
 
 	"golang.org/x/term"
+	"oras.land/oras-go/v2"
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/crypt"
+	"github.com/ckarchive/ckarchive/oci/artifact"
 )
 
 // encryptFlags say who can read what is written.
@@ -118,8 +121,6 @@ func (a *app) checkPlain(dest location, encrypted bool) error {
 	switch {
 	case encrypted && dest.kind == locationImages:
 		return usagef("%s is for CRIU and runtimes, which read nothing encrypted: leave out --encrypt", dest.text)
-	case encrypted && dest.kind != locationFile && dest.kind != locationStream:
-		return &usageError{err: fmt.Errorf("%s is no file, and only files are encrypted", dest.text), hint: "name a file, or leave out --encrypt"}
 	case encrypted:
 		return nil
 	case dest.kind == locationFile && strings.HasSuffix(dest.path, ageSuffix):
@@ -132,9 +133,37 @@ func (a *app) checkPlain(dest location, encrypted bool) error {
 
 // demandEncryption is the refusal of --require-encryption.
 func (a *app) demandEncryption(dest location) error {
-	if !a.cli.RequireEncryption {
+	t, err := a.trusted()
+	if err != nil {
+		return err
+	}
+	if !a.cli.RequireEncryption && !t.RequireEncryption {
 		return nil
 	}
 	return withHint(&environmentError{fmt.Errorf("%s would hold the memory of the container in plain form, and this host requires encryption", dest.text)},
 		"add --encrypt RECIPIENT")
+}
+
+// checkPushed refuses to send a checkpoint in plain form, or warns.
+func (a *app) checkPushed(ctx context.Context, from content, name string, dest location) error {
+	encrypted, err := storedEncrypted(ctx, from, name)
+	if err != nil || encrypted {
+		return err
+	}
+	if err := a.demandEncryption(dest); err != nil {
+		return err
+	}
+	if dest.kind == locationName && !dest.ref.IsLoopback() {
+		a.warn("%s gets the memory of the container in plain form, with every secret in it; --encrypt RECIPIENT encrypts it", dest.ref.Host)
+	}
+	return nil
+}
+
+// storedEncrypted tells whether what name leads to is encrypted.
+func storedEncrypted(ctx context.Context, from oras.ReadOnlyTarget, name string) (bool, error) {
+	desc, err := from.Resolve(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	return artifact.Encrypted(ctx, from, desc)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ckarchive/ckarchive/oci/artifact"
 	"github.com/ckarchive/ckarchive/oci/runtime"
+	"github.com/ckarchive/ckarchive/oci/signature"
 	"github.com/docker/go-units"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -47,6 +48,9 @@ func (c *listCmd) Run(ctx context.Context, a *app) error {
 	}
 	list := []listed{}
 	for _, n := range named {
+		if n.ArtifactType == signature.ArtifactType {
+			continue
+		}
 		l := listed{
 			Name: n.Name, Digest: n.Descriptor.Digest.String(), Bytes: n.Bytes,
 			Created:   n.Annotations[ocispec.AnnotationCreated],

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"strings"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 
 	"github.com/ckarchive/ckarchive/oci/artifact"
+	"github.com/ckarchive/ckarchive/oci/signature"
 	"github.com/ckarchive/ckarchive/registry"
 )
 
@@ -38,7 +40,11 @@ func (c *pullCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		desc, err := a.pull(ctx, store, src, c.remoteFlags)
+		keys, err := a.signersOf(src, nil)
+		if err != nil {
+			return err
+		}
+		desc, err := a.pull(ctx, store, src, keys, c.remoteFlags)
 		if err != nil {
 			return err
 		}
@@ -57,8 +63,12 @@ func (c *pullCmd) toDest(ctx context.Context, a *app, src location) (err error) 
 	if err != nil {
 		return err
 	}
+	keys, err := a.signersOf(src, nil)
+	if err != nil {
+		return err
+	}
 	if dest.kind == locationLayout || dest.kind == locationName || dest.kind == locationArchive {
-		return c.copyImage(ctx, a, repo, src, dest)
+		return c.copyImage(ctx, a, repo, src, dest, keys)
 	}
 	compression, err := dest.compression(c.Compress)
 	if err != nil {
@@ -68,7 +78,7 @@ func (c *pullCmd) toDest(ctx context.Context, a *app, src location) (err error) 
 	if err != nil {
 		return err
 	}
-	image, err := openImage(ctx, repo, src.ref.Identifier(), false)
+	image, err := a.openImage(ctx, repo, src.ref.Identifier(), sourceOptions{Signers: keys}.open(repo))
 	if err != nil {
 		return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
 	}
@@ -105,22 +115,58 @@ func (c *pullCmd) printResult(ctx context.Context, a *app, src location, line st
 }
 
 // copyImage keeps the image as it is.
-func (c *pullCmd) copyImage(ctx context.Context, a *app, from oras.ReadOnlyTarget, src, dest location) error {
+func (c *pullCmd) copyImage(ctx context.Context, a *app, from oras.ReadOnlyTarget, src, dest location, keys signers) error {
+	name, err := keys.pin(ctx, from, src.ref.Identifier())
+	if err != nil {
+		return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
+	}
+	if len(c.Encrypt) > 0 {
+		return usagef("%s keeps the checkpoint as it is: leave out --encrypt, or pull to a file", c.Dest)
+	}
+	if dest.kind != locationName {
+		if err := a.checkPushed(ctx, content{ReadOnlyTarget: from}, name, dest); err != nil {
+			return err
+		}
+	}
 	if dest.kind == locationArchive {
-		digest, err := writeStoreArchive(ctx, from, src.ref.Identifier(), dest, c.Force)
+		digest, err := writeStoreArchive(ctx, from, name, dest, c.Force)
 		if err != nil {
 			return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
 		}
 		return a.printResult(digest, transferResult{Digest: digest, Path: dest.path})
 	}
-	store, name, err := a.openTarget(ctx, dest)
+	store, called, err := a.openTarget(ctx, dest)
 	if err != nil {
 		return err
 	}
-	copied, err := a.copyImage(ctx, "pull", store, name, from, src.ref.Identifier(), registry.CopyOptions{})
+	copied, err := a.copyImage(ctx, "pull", store, called, from, name, registry.CopyOptions{})
 	if err != nil {
 		return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
 	}
 	digest := copied.Descriptor.Digest.String()
 	return a.printResult(digest, transferResult{Digest: digest, Reference: c.Dest})
+}
+
+// pull copies a name from its registry into the store, under its own name. If it needs a signature, that comes along.
+func (a *app) pull(ctx context.Context, store *registry.Store, src location, keys signers, remote remoteFlags) (ocispec.Descriptor, error) {
+	repo, err := a.client(remote).Repository(src.ref.String())
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	name := src.ref.String()
+	if src.ref.Digest != "" && src.ref.Tag == "" {
+		name = src.ref.Name() + "@" + src.ref.Digest.String()
+	}
+	from, err := keys.pin(ctx, repo, src.ref.Identifier())
+	if err != nil {
+		return ocispec.Descriptor{}, cause(ctx, fmt.Errorf("pull %s: %w", src.text, err))
+	}
+	copied, err := a.copyImage(ctx, "pull", store, name, repo, from, registry.CopyOptions{})
+	if err == nil && len(keys) > 0 {
+		err = copySignatures(ctx, store, signatureName(src.ref, copied.Descriptor), repo, signature.Tag(copied.Descriptor.Digest))
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, cause(ctx, fmt.Errorf("pull %s: %w", src.text, err))
+	}
+	return copied.Descriptor, nil
 }

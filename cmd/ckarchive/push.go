@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 
 	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/crypt"
+	"github.com/ckarchive/ckarchive/oci/signature"
 	"github.com/ckarchive/ckarchive/registry"
 )
 
@@ -18,8 +21,9 @@ type pushCmd struct {
 	Parent string `help:"Earlier checkpoint in the local store of which only the changes are stored, when SRC is a file; by default the last one of the container." placeholder:"REF"`
 	remoteFlags
 	Compress string `help:"zstd, gzip or none, when SRC is a file." default:"zstd" placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
-	IfAbsent bool   `help:"Refuse to move a tag that leads to something else."`
-	Force    bool   `short:"f" help:"Replace an existing oci-archive file."`
+	encryptFlags
+	IfAbsent bool `help:"Refuse to move a tag that leads to something else."`
+	Force    bool `short:"f" help:"Replace an existing oci-archive file."`
 }
 
 // Run implements the command.
@@ -59,31 +63,35 @@ type content struct {
 // open gives the layout that holds SRC in the wanted form and its name there. What is not in that
 // form gets it in the local store first, which holds it for the copy alone.
 func (c *pushCmd) open(ctx context.Context, a *app, src location) (content, string, error) {
+	to, err := c.recipients(a)
+	if err != nil {
+		return content{}, "", err
+	}
 	if src.kind == locationFile || src.kind == locationStream {
-		return c.stage(ctx, a, src)
+		return c.stage(ctx, a, src, to)
 	}
 	from, name, err := c.openStored(ctx, a, src)
-	if err != nil || c.To == "" && c.Parent == "" {
+	if err != nil || c.To == "" && c.Parent == "" && to == nil {
 		return from, name, err
 	}
 	form, err := storedForm(ctx, from, name)
-	if err == nil && form == c.To {
+	if err == nil && form == c.To && to == nil {
 		return from, name, nil
 	}
 	from.close()
 	if err != nil {
 		return content{}, "", err
 	}
-	return c.stage(ctx, a, src)
+	return c.stage(ctx, a, src, to)
 }
 
 // stage makes SRC anew.
-func (c *pushCmd) stage(ctx context.Context, a *app, src location) (content, string, error) {
+func (c *pushCmd) stage(ctx context.Context, a *app, src location, to *crypt.Recipients) (content, string, error) {
 	compression, err := archive.ParseCompression(c.Compress)
 	if err != nil {
 		return content{}, "", &usageError{err: err}
 	}
-	return a.stage(ctx, src, formOptions{formFlags: c.formFlags, Parent: c.Parent, Compression: compression})
+	return a.stage(ctx, src, formOptions{formFlags: c.formFlags, Parent: c.Parent, Compression: compression, Encrypt: to})
 }
 
 // openStored gives the layout that holds SRC as it is.
@@ -109,6 +117,9 @@ func (c *pushCmd) openStored(ctx context.Context, a *app, src location) (content
 
 // send copies the image to dest and gives its digest.
 func (c *pushCmd) send(ctx context.Context, a *app, from content, name string, dest location) (string, error) {
+	if err := a.checkPushed(ctx, from, name, dest); err != nil {
+		return "", err
+	}
 	if dest.kind == locationArchive {
 		return writeStoreArchive(ctx, from, name, dest, c.Force)
 	}
@@ -117,5 +128,25 @@ func (c *pushCmd) send(ctx context.Context, a *app, from content, name string, d
 		return "", err
 	}
 	copied, err := a.copyImage(ctx, "push", to, tag, from, name, registry.CopyOptions{IfAbsent: c.IfAbsent})
+	if err == nil {
+		err = c.sendSignatures(ctx, from, to, copied.Descriptor)
+	}
 	return copied.Descriptor.Digest.String(), err
+}
+
+// sendSignatures copies the signatures that lie beside SRC.
+func (c *pushCmd) sendSignatures(ctx context.Context, from content, to oras.Target, desc ocispec.Descriptor) error {
+	src, err := parseLocation(c.Source)
+	if err != nil {
+		return err
+	}
+	name := signature.Tag(desc.Digest)
+	switch src.kind {
+	case locationLayout, locationArchive:
+	case locationName:
+		name = signatureName(src.ref, desc)
+	default:
+		return nil // it was made just now
+	}
+	return copySignatures(ctx, to, signature.Tag(desc.Digest), from, name)
 }

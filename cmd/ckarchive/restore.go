@@ -30,6 +30,7 @@ type restoreCmd struct {
 	Timeout time.Duration `help:"Give up the restore after this time." default:"10m"`
 	DryRun  bool          `help:"Print what would be done and do nothing."`
 	restoreFlags
+	RequireSignature []string `help:"Public key of which one has to have signed the checkpoint; may be repeated. By default the trust file says it." sep:"none" env:"CKARCHIVE_REQUIRE_SIGNATURE" placeholder:"FILE"`
 }
 
 // Help is the long help text.
@@ -69,6 +70,12 @@ func (c *restoreCmd) check() error {
 		}
 	}
 	return errors.Join(c.targetFlags.check(), c.restoreFlags.check())
+}
+
+// sourceOptions say how the checkpoint is opened, and who has to have signed it.
+func (c *restoreCmd) sourceOptions(a *app, src location) (sourceOptions, error) {
+	keys, err := a.signersOf(src, c.RequireSignature)
+	return sourceOptions{Pull: c.Pull, Remote: c.remoteFlags, Signers: keys}, err
 }
 
 // configDump is what is used of config.dump, the container as an engine knows it.
@@ -117,9 +124,11 @@ func (r *restore) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	src, err := r.app.openSource(ctx, loc, sourceOptions{
-		Pull: r.cmd.Pull, Remote: r.cmd.remoteFlags,
-	})
+	opts, err := r.cmd.sourceOptions(r.app, loc)
+	if err != nil {
+		return err
+	}
+	src, err := r.app.openSource(ctx, loc, opts)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
+
+	"github.com/ckarchive/ckarchive/oci/signature"
+	"github.com/ckarchive/ckarchive/registry"
 )
 
 // rmCmd removes names.
@@ -19,7 +24,7 @@ func (c *rmCmd) Run(ctx context.Context, a *app) error {
 	for _, s := range c.Names {
 		name, err := storedName(s)
 		if err == nil {
-			err = store.Untag(ctx, name)
+			err = removeName(ctx, store, name)
 		}
 		if err != nil {
 			return fmt.Errorf("remove %s: %w", s, err)
@@ -29,4 +34,33 @@ func (c *rmCmd) Run(ctx context.Context, a *app) error {
 		}
 	}
 	return nil
+}
+
+// removeName removes a name, and with the last one of a checkpoint its signatures.
+func removeName(ctx context.Context, store *registry.Store, name string) error {
+	desc, err := store.Resolve(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := store.Untag(ctx, name); err != nil {
+		return err
+	}
+	named, err := store.List(ctx)
+	if err != nil {
+		return err
+	}
+	suffix := ":" + signature.Tag(desc.Digest)
+	var signed []string
+	for _, n := range named {
+		if n.Descriptor.Digest == desc.Digest {
+			return nil
+		}
+		if n.ArtifactType == signature.ArtifactType && strings.HasSuffix(n.Name, suffix) {
+			signed = append(signed, n.Name)
+		}
+	}
+	for _, n := range signed {
+		err = errors.Join(err, store.Untag(ctx, n))
+	}
+	return err
 }

@@ -28,6 +28,7 @@ type sinkOptions struct {
 	Compression archive.Compression
 	Replace     bool
 	Encrypt     *crypt.Recipients // nil: it is not encrypted
+	Own         bool              // a temporary file, which may be in plain form
 	// Parent is what an earlier dump of the container is called: a name in a store, or for a directory of
 	// images the absolute path of those.
 	Parent string
@@ -38,7 +39,7 @@ type sinkOptions struct {
 
 // createSink begins a DEST. Nothing is seen of it before its Commit.
 func (a *app) createSink(ctx context.Context, dest location, opts sinkOptions) (*sink, error) {
-	if err := a.checkPlain(dest, opts.Encrypt != nil); err != nil {
+	if err := a.checkPlain(dest, opts.Encrypt != nil || opts.Own); err != nil {
 		return nil, err
 	}
 	switch dest.kind {
@@ -102,7 +103,7 @@ func (a *app) newStoreSink(ctx context.Context, store *registry.Store, name stri
 		s.prior = old.Digest.String()
 	}
 	w, err := a.newStoreWriter(ctx, store, formOptions{
-		formFlags: opts.formFlags, Parent: opts.Parent, Of: opts.Of, Compression: opts.Compression, Tag: name,
+		formFlags: opts.formFlags, Parent: opts.Parent, Of: opts.Of, Compression: opts.Compression, Tag: name, Encrypt: opts.Encrypt,
 	})
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/foreign"
 	"github.com/ckarchive/ckarchive/oci/artifact"
+	"github.com/ckarchive/ckarchive/oci/signature"
 	"github.com/ckarchive/ckarchive/registry"
 )
 
@@ -48,6 +49,8 @@ type sourceOptions struct {
 	// Digests lets such a checkpoint have digests of its members, so that what is written of
 	// it can be proved later.
 	Digests bool
+	// Signers are the keys of which one has to have signed it.
+	Signers signers
 	Remote  remoteFlags
 }
 
@@ -55,6 +58,13 @@ type sourceOptions struct {
 // opts say, fetched into it.
 func (a *app) openSource(ctx context.Context, src location, opts sourceOptions) (archive.Source, error) {
 	told := foreign.Options{Known: opts.Known, Digests: opts.Digests}
+	switch src.kind {
+	case locationName, locationLayout, locationArchive: // have a digest to sign
+	default:
+		if err := opts.Signers.approveFile(ctx, src); err != nil {
+			return nil, err
+		}
+	}
 	if src.kind == locationStream {
 		return a.openStream(ctx, told)
 	}
@@ -84,7 +94,7 @@ func (a *app) openOnce(ctx context.Context, src location, opts sourceOptions) (a
 		if err != nil {
 			return nil, err
 		}
-		image, err := openImage(ctx, from, src.tag, opts.Head)
+		image, err := a.openImage(ctx, from, src.tag, opts.open(from))
 		if err != nil {
 			return nil, errors.Join(err, from.Close())
 		}
@@ -94,7 +104,7 @@ func (a *app) openOnce(ctx context.Context, src location, opts sourceOptions) (a
 		if err != nil {
 			return nil, err
 		}
-		return openHeld(ctx, store, src.tag, opts.Head)
+		return a.openHeld(ctx, store, src.tag, opts.open(store))
 	default:
 		return a.openNamed(ctx, src, opts)
 	}
@@ -107,13 +117,13 @@ func (a *app) openNamed(ctx context.Context, src location, opts sourceOptions) (
 		if err != nil {
 			return nil, err
 		}
-		return openHeld(ctx, store, src.storeName(), opts.Head)
+		return a.openHeld(ctx, store, src.storeName(), a.openStored(store, src, opts))
 	}
 	if opts.Pull != "always" || onlyLocal(src.ref) {
 		store, err := a.openStore(ctx, false)
 		if err == nil {
 			var in archive.Source
-			if in, err = openHeld(ctx, store, src.storeName(), opts.Head); err == nil {
+			if in, err = a.openHeld(ctx, store, src.storeName(), a.openStored(store, src, opts)); err == nil {
 				return in, nil
 			}
 		}
@@ -128,7 +138,7 @@ func (a *app) openNamed(ctx context.Context, src location, opts sourceOptions) (
 	if err != nil {
 		return nil, err
 	}
-	return openImage(ctx, repo, src.ref.Identifier(), opts.Head)
+	return a.openImage(ctx, repo, src.ref.Identifier(), opts.open(repo))
 }
 
 // fetched makes sure that the local store has the name, and gives the store.
@@ -143,7 +153,13 @@ func (a *app) fetched(ctx context.Context, src location, opts sourceOptions) (*r
 			return store, err
 		}
 	}
-	_, err = a.pull(ctx, store, src, opts.Remote)
+	keys := opts.Signers
+	if len(keys) == 0 {
+		if keys, err = a.signersOf(src, nil); err != nil {
+			return nil, err
+		}
+	}
+	_, err = a.pull(ctx, store, src, keys, opts.Remote)
 	return store, err
 }
 
@@ -155,32 +171,58 @@ func (l location) storeName() string {
 	return l.ref.String()
 }
 
+// openOptions adjust openImage.
+type openOptions struct {
+	Head bool
+	// Approve, unless nil, is asked before more than the digest of the checkpoint is known.
+	Approve func(ctx context.Context, desc ocispec.Descriptor) error
+}
+
+// open gives the options for a checkpoint with its signatures beside it.
+func (o sourceOptions) open(from signature.Source) openOptions {
+	return openOptions{Head: o.Head, Approve: func(ctx context.Context, desc ocispec.Descriptor) error {
+		return o.Signers.approve(ctx, from, signature.Tag(desc.Digest), desc)
+	}}
+}
+
+// openStored gives the options for a checkpoint of the local store.
+func (a *app) openStored(store *registry.Store, src location, o sourceOptions) openOptions {
+	return openOptions{Head: o.Head, Approve: func(ctx context.Context, desc ocispec.Descriptor) error {
+		return a.approveStored(ctx, o.Signers, store, src, o.Remote, desc)
+	}}
+}
+
 // openImage opens the checkpoint called name in a layout, or only its beginning.
-func openImage(ctx context.Context, from oras.ReadOnlyTarget, name string, head bool) (archive.Source, error) {
+func (a *app) openImage(ctx context.Context, from oras.ReadOnlyTarget, name string, opts openOptions) (archive.Source, error) {
 	desc, err := from.Resolve(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	in, err := artifact.OpenCheckpoint(ctx, from, desc, artifact.OpenOptions{})
+	if opts.Approve != nil {
+		if err := opts.Approve(ctx, desc); err != nil {
+			return nil, err
+		}
+	}
+	in, err := artifact.OpenCheckpoint(ctx, from, desc, artifact.OpenOptions{Decrypt: a.decrypt})
 	switch {
 	case errors.Is(err, artifact.ErrContainerd):
 		return artifact.OpenContainerd(ctx, from, desc)
 	case err != nil:
 		return nil, err
 	}
-	if image, ok := in.(*artifact.Image); ok && head {
+	if image, ok := in.(*artifact.Image); ok && opts.Head {
 		return image.Head(ctx)
 	}
 	return in, nil // of the native form only what is read is fetched
 }
 
 // openHeld keeps the store's garbage collection away while the image is read.
-func openHeld(ctx context.Context, store *registry.Store, name string, head bool) (archive.Source, error) {
+func (a *app) openHeld(ctx context.Context, store *registry.Store, name string, opts openOptions) (archive.Source, error) {
 	hold, err := store.Hold(ctx)
 	if err != nil {
 		return nil, err
 	}
-	image, err := openImage(ctx, store, name, head)
+	image, err := a.openImage(ctx, store, name, opts)
 	if err != nil {
 		return nil, errors.Join(err, hold.Close())
 	}
@@ -208,21 +250,4 @@ func (s *ownedSource) Close() error {
 		s.owner = nil
 	}
 	return err
-}
-
-// pull copies a name from its registry into the store, under its own name.
-func (a *app) pull(ctx context.Context, store *registry.Store, src location, remote remoteFlags) (ocispec.Descriptor, error) {
-	repo, err := a.client(remote).Repository(src.ref.String())
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	name := src.ref.String()
-	if src.ref.Digest != "" && src.ref.Tag == "" {
-		name = src.ref.Name() + "@" + src.ref.Digest.String()
-	}
-	copied, err := a.copyImage(ctx, "pull", store, name, repo, src.ref.Identifier(), registry.CopyOptions{})
-	if err != nil {
-		return ocispec.Descriptor{}, cause(ctx, fmt.Errorf("pull %s: %w", src.text, err))
-	}
-	return copied.Descriptor, nil
 }

@@ -13,8 +13,9 @@ import (
 
 // verifyCmd proves a checkpoint.
 type verifyCmd struct {
-	Source string `arg:"" name:"src" help:"The checkpoint."`
-	Pull   string `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
+	Source string   `arg:"" name:"src" help:"The checkpoint."`
+	Pull   string   `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
+	Key    []string `help:"Public key of which one has to have signed it; may be repeated. By default the trust file says it." sep:"none" placeholder:"FILE"`
 	remoteFlags
 }
 
@@ -22,6 +23,7 @@ type verifyCmd struct {
 type verifyResult struct {
 	Source  string    `json:"source"`
 	Proven  bool      `json:"proven"` // false: no digests to compare with
+	Signed  bool      `json:"signed"` // by one of the keys that were named
 	Members int       `json:"members"`
 	Bytes   int64     `json:"bytes"`
 	Created time.Time `json:"created,omitzero"`
@@ -33,7 +35,11 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	src, err := a.openSource(ctx, loc, sourceOptions{Pull: c.Pull, Stream: true, Remote: c.remoteFlags})
+	keys, err := a.signersOf(loc, c.Key)
+	if err != nil {
+		return err
+	}
+	src, err := a.openSource(ctx, loc, sourceOptions{Pull: c.Pull, Stream: true, Signers: keys, Remote: c.remoteFlags})
 	if err != nil {
 		return cause(ctx, fmt.Errorf("verify %s: %w", c.Source, err))
 	}
@@ -45,11 +51,14 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return cause(ctx, fmt.Errorf("verify %s: %w", c.Source, err))
 	}
-	res := verifyResult{Source: c.Source, Proven: rep.Proven, Members: rep.Entries, Bytes: rep.Bytes}
+	res := verifyResult{Source: c.Source, Proven: rep.Proven, Signed: len(keys) > 0, Members: rep.Entries, Bytes: rep.Bytes}
 	verdict := "well-formed, but it carries no digests to prove them"
 	if rep.Proven {
 		res.Members, res.Created = len(rep.Metadata.Members), rep.Metadata.Created
 		verdict = "whole, and every digest is right"
+	}
+	if res.Signed {
+		verdict += ", and the signature is right"
 	}
 	text := fmt.Sprintf("%s: %d members, %s: %s", c.Source, res.Members, units.BytesSize(float64(rep.Bytes)), verdict)
 	return a.printResult(oneLine(text), res)

@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 
@@ -122,9 +123,13 @@ func openBytes(sealed []byte, open archive.Decrypter) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// Encrypted tells whether what desc leads to is encrypted, which takes no key.
+// Encrypted tells whether what desc leads to is encrypted, which takes no key. What is no checkpoint of
+// ours is not.
 func Encrypted(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) (bool, error) {
 	_, m, err := resolve(ctx, fetcher, desc, 0)
+	if errors.Is(err, archive.ErrRejected) || errors.Is(err, ErrContainerd) {
+		return false, nil
+	}
 	if err != nil || m.Config.MediaType != NativeConfig {
 		return false, err
 	}
