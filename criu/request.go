@@ -134,6 +134,13 @@ func dumpRequest(o *rpc.CriuOpts, opts DumpOptions, f facts, sockets []archive.E
 	return append(ext, sockets...), nil
 }
 
+// givenBack tells whether all interfaces but lo are pairs whose outer ends the restore is told.
+func givenBack(interfaces, external []string) bool {
+	return !slices.ContainsFunc(interfaces, func(name string) bool {
+		return name != "lo" && !slices.Contains(external, "veth["+name+"]")
+	})
+}
+
 // namespaceRequest fills in which namespaces belong to others.
 func namespaceRequest(o *rpc.CriuOpts, opts DumpOptions, f facts) (ext []archive.External) {
 	p, own := namespacePath(opts.Spec, specs.NetworkNamespace)
@@ -141,7 +148,7 @@ func namespaceRequest(o *rpc.CriuOpts, opts DumpOptions, f facts) (ext []archive
 	case own && p != "":
 		o.External = append(o.External, fmt.Sprintf("net[%d]:%s", f.netNS, keyNetNS))
 		ext = append(ext, archive.External{Kind: kindNet, Key: keyNetNS, Path: p})
-	case opts.EmptyNetNS, own && !slices.Equal(f.interfaces, []string{"lo"}):
+	case opts.EmptyNetNS, own && !givenBack(f.interfaces, opts.External):
 		// Interfaces beside lo belong to whoever set them up and will again: CRIU could
 		// not restore their other ends.
 		o.EmptyNs = proto.Uint32(unix.CLONE_NEWNET)

@@ -133,6 +133,13 @@ func TestDumpRequest(t *testing.T) {
 	if got, want := o.GetEmptyNs(), uint32(unix.CLONE_NEWNET); got != want {
 		t.Errorf("empty namespaces %#x, want %#x", got, want)
 	}
+	// Unless the restore is told where their other ends go.
+	o = &rpc.CriuOpts{}
+	_, err = dumpRequest(o, DumpOptions{Spec: spec, External: []string{"veth[eth0]"}}, f, nil)
+	must(t, err)
+	if got := o.GetEmptyNs(); got != 0 {
+		t.Errorf("empty namespaces %#x with the interface given, want none", got)
+	}
 	for _, bad := range []Flags{{NetworkLock: "x"}, {CgroupMode: "x"}} {
 		if _, err := dumpRequest(&rpc.CriuOpts{}, DumpOptions{Spec: spec, Flags: bad}, f, nil); err == nil {
 			t.Errorf("%+v: no error", bad)

@@ -72,11 +72,36 @@ func Strays(pid int) ([]int, error) {
 		if link, err := os.Readlink(procPath(p, "ns", "pid")); err != nil || link != ns {
 			continue
 		}
-		if same, err := sameNamespace(p, pid, "mnt"); err == nil && same {
+		same, err := sameNamespace(p, pid, "mnt")
+		// What was forked since the tree was read is below it all the same.
+		if err == nil && same && !descends(p, pid) {
 			strays = append(strays, p)
 		}
 	}
 	return strays, nil
+}
+
+// descends tells whether a process is a descendant of another one, by its parents. One that has
+// ended is taken for one: there is nothing of it to lose.
+func descends(pid, ancestor int) bool {
+	for range maxTasks {
+		b, err := os.ReadFile(procPath(pid, "stat"))
+		if err != nil {
+			return true
+		}
+		_, rest, _ := strings.Cut(string(b[max(0, strings.LastIndexByte(string(b), ')')):]), " ")
+		f := strings.Fields(rest)
+		if len(f) < 2 {
+			return true
+		}
+		if pid, err = strconv.Atoi(f[1]); err != nil || pid <= 1 {
+			return false
+		}
+		if pid == ancestor {
+			return true
+		}
+	}
+	return false
 }
 
 // alive tells whether a process is there and no zombie.

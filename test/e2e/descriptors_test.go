@@ -121,5 +121,7 @@ func TestLinkRemap(t *testing.T) {
 	h.run("export", "--force", "--base", h.built.base, c.id, h.path("c.tar")).refused(6, "--link-remap", "keeps running")
 	c.unharmed()
 	path := c.export("c.tar", "--link-remap", "--base", h.built.base)
-	h.restore("r", path, "--base", h.built.base).wellFrom(c)
+	for _, engine := range bothEngines() {
+		h.restore(engine, path, "--engine", engine, "--base", h.built.base).wellFrom(c)
+	}
 }

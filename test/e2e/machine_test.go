@@ -63,10 +63,10 @@ func makeBase(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, "bin")+"/", "github.com/ckarchive/ckarchive/test/e2e/locker", "github.com/ckarchive/ckarchive/test/e2e/sharer")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, "bin")+"/", "github.com/ckarchive/ckarchive/test/e2e/locker", "github.com/ckarchive/ckarchive/test/e2e/sharer", "github.com/ckarchive/ckarchive/test/e2e/talker")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build locker and sharer: %v\n%s", err, said)
+		t.Fatalf("build locker, sharer and talker: %v\n%s", err, said)
 	}
 }
 
