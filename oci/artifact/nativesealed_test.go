@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"filippo.io/age"
@@ -301,10 +302,61 @@ func TestSealedForged(t *testing.T) {
 	if err := read(m); !errors.Is(err, archive.ErrRejected) {
 		t.Errorf("metadata in plain form: got %v, want ErrRejected", err)
 	}
+	m = manifest(desc)
+	m.Layers[0].MediaType = nativeMeta
+	if err := read(m); !errors.Is(err, archive.ErrRejected) {
+		t.Errorf("metadata that is called plain: got %v, want ErrRejected", err)
+	}
 	m = manifest(plain)
 	m.Layers = append(m.Layers, *alice.open(t, store, desc).layers.keys)
 	if err := read(m); !errors.Is(err, archive.ErrRejected) {
 		t.Errorf("keys of nothing: got %v, want ErrRejected", err)
+	}
+}
+
+// TestSealedFrames has an encrypted index of frames in plain form: whoever pushed them thought that they were encrypted.
+func TestSealedFrames(t *testing.T) {
+	alice, store := newRecipient(t), newStore(t)
+	n := openNative(t, store, writeNative(t, store, archivetest.Checkpoint(), NativeOptions{}))
+	keys, err := newKeys(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys.RootfsContent = n.config.Rootfs
+	push := func(mediaType string, raw []byte, err error) ocispec.Descriptor {
+		if err != nil {
+			t.Fatal(err)
+		}
+		desc, err := pushBytes(t.Context(), store, mediaType, raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return desc
+	}
+	seal := func(mediaType string, plain ocispec.Descriptor, key crypt.Key) ocispec.Descriptor {
+		raw, err := content.FetchAll(t.Context(), store, plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err = sealBytes(raw, key.Encrypt)
+		return push(mediaType, raw, err)
+	}
+	m := *n.manifest
+	m.Layers = []ocispec.Descriptor{
+		seal(sealedMeta, n.layers.meta, keys.Meta), seal(sealedIndex, n.layers.index, keys.Index), seal(sealedRootfs, *n.layers.rootfs, keys.Rootfs),
+	}
+	raw, err := keys.seal(alice.to)
+	m.Layers = append(m.Layers, push(sealedKeys, raw, err))
+	for _, d := range n.layers.packs {
+		m.Layers = append(m.Layers, d)
+	}
+	config := *n.config
+	config.Rootfs, config.Encryption = nil, &nativeEncryption{}
+	raw, err = json.Marshal(config)
+	m.Config = push(NativeConfig, raw, err)
+	raw, err = json.Marshal(m)
+	if _, err := OpenNative(t.Context(), store, push(m.MediaType, raw, err), alice.opts); !errors.Is(err, archive.ErrRejected) || !strings.Contains(err.Error(), "memory is encrypted and the rest is not") {
+		t.Errorf("got %v, want ErrRejected", err)
 	}
 }
 
