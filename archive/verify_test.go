@@ -300,3 +300,46 @@ func TestCopySkipStillReads(t *testing.T) {
 		t.Errorf("got %v, want ErrRejected", err)
 	}
 }
+
+// TestVerifySandbox proves that images of gVisor need none of CRIU's.
+func TestVerifySandbox(t *testing.T) {
+	files := []archivetest.File{
+		{Name: archive.ConfigDump, Content: []byte(`{}`)},
+		{Name: archive.SpecDump, Content: []byte(`{}`)},
+		{Name: archive.Image(archive.SandboxState), Content: []byte("kernel")},
+		{Name: archive.Image(archive.SandboxPagesMeta), Content: []byte("index")},
+		{Name: archive.Image(archive.SandboxPages), Content: []byte("memory")},
+	}
+	verify := func(files []archivetest.File, format string) error {
+		m, err := archive.ParseMetadata(archivetest.Metadata(files).Content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Format = format
+		b, err := m.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := append(slices.Clone(files), archivetest.File{Name: archive.MetadataFile, Content: b})
+		slices.SortFunc(all, func(a, b archivetest.File) int {
+			if archive.Less(a.Name, b.Name) {
+				return -1
+			}
+			return 1
+		})
+		if last := all[len(all)-1].Name; last != archive.Image(archive.SandboxPages) && format == archive.FormatGVisor && len(files) == 5 {
+			t.Errorf("the last member is %s, want the memory", last)
+		}
+		_, err = archive.Verify(t.Context(), archivetest.Source(all), archive.CopyOptions{})
+		return err
+	}
+	if err := verify(files, archive.FormatGVisor); err != nil {
+		t.Errorf("gVisor: %v", err)
+	}
+	if err := verify(files, archive.FormatCRIU); !errors.Is(err, archive.ErrRejected) {
+		t.Errorf("said to be of CRIU: %v, want an ErrRejected", err)
+	}
+	if err := verify(slices.Delete(slices.Clone(files), 2, 3), archive.FormatGVisor); !errors.Is(err, archive.ErrRejected) {
+		t.Errorf("without the kernel: %v, want an ErrRejected", err)
+	}
+}

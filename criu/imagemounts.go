@@ -184,9 +184,18 @@ func PrepareMountpoints(rootfs, imagesDir string, sources map[string]string) err
 		if mp == "/" || !roots[m.GetParentMntId()] {
 			continue // it lies in a mount that CRIU fills
 		}
-		if err := prepareMountpoint(root, strings.TrimPrefix(mp, "/"), isFile(sources[m.GetExtKey()])); err != nil {
-			return fmt.Errorf("make mount point %s in %q: %w", archive.QuoteName(mp), rootfs, err)
+		if err := PrepareMountpoint(root, mp, sources[m.GetExtKey()]); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// PrepareMountpoint makes a mount point, an absolute path in root, unless something is there: a file if
+// source is one, else a directory.
+func PrepareMountpoint(root *os.Root, mountpoint, source string) error {
+	if err := prepareMountpoint(root, strings.TrimPrefix(mountpoint, "/"), isFile(source)); err != nil {
+		return fmt.Errorf("make mount point %s in %q: %w", archive.QuoteName(mountpoint), root.Name(), err)
 	}
 	return nil
 }

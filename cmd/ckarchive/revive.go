@@ -152,7 +152,7 @@ func (r *restore) revive(ctx context.Context, p *progress, unpacked string) erro
 	}
 	switch {
 	case r.sandboxed():
-		err = r.restoreSandbox(ctx, images)
+		err = r.restoreSandbox(ctx, images, spec)
 	case r.runtime.Name == runtime.Direct:
 		err = r.restoreDirectly(ctx, images, spec)
 	default:

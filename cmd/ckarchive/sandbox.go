@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/criu"
@@ -161,8 +164,33 @@ func (r *restore) judgeSandbox(dir string) error {
 	return nil
 }
 
+// makeMountpoints makes the mount points that an archive leaves out: the sandbox wants to find in its root
+// file system what it found there.
+func (r *restore) makeMountpoints(spec *specs.Spec) error {
+	root, err := os.OpenRoot(r.rootfs)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // read side
+	for _, m := range spec.Mounts {
+		inside := func(o specs.Mount) bool {
+			return strings.HasPrefix(m.Destination, strings.TrimSuffix(o.Destination, "/")+"/")
+		}
+		if slices.ContainsFunc(spec.Mounts, inside) {
+			continue // the other mount has it
+		}
+		if err := criu.PrepareMountpoint(root, path.Clean(m.Destination), m.Source); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // restoreSandbox lets runsc make the sandbox anew.
-func (r *restore) restoreSandbox(ctx context.Context, images string) error {
+func (r *restore) restoreSandbox(ctx context.Context, images string, spec *specs.Spec) error {
+	if err := r.makeMountpoints(spec); err != nil {
+		return err
+	}
 	flags, err := sandboxFlags(r.meta.Sandbox, r.cmd.RuntimeFlag)
 	if err != nil {
 		return err

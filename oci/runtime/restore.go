@@ -160,6 +160,9 @@ func (r Runtime) CheckFree(id string) error {
 	if r.knows(id) {
 		return fmt.Errorf("%w: %s has a container %q in %s", ErrExists, r.Name, id, r.Root)
 	}
+	if r.kind.sandbox {
+		return r.checkApart(id)
+	}
 	return nil
 }
 

@@ -59,6 +59,18 @@ func (c *Container) loadSandbox() error {
 	return nil
 }
 
+// checkApart tells whether runsc could tell a container of that ID from the others: it takes an ID for the
+// beginning of longer ones too, and then acts on none.
+func (r Runtime) checkApart(id string) error {
+	for _, path := range glob(r.Root, "*"+sandboxMark+"*"+sandboxState) {
+		other, _, _ := strings.Cut(filepath.Base(path), sandboxMark)
+		if strings.HasPrefix(other, id) || strings.HasPrefix(id, other) {
+			return fmt.Errorf("%w: %s could not tell %q from %q, which is in %s", ErrExists, r.Name, id, other, r.Root)
+		}
+	}
+	return nil
+}
+
 // SandboxFiles are the files that runsc itself keeps in the root file system, from its root on: no
 // part of the container.
 func (c *Container) SandboxFiles() []string {
