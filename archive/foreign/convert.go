@@ -221,6 +221,9 @@ func (o *ConvertOptions) demand(m *archive.Metadata) error {
 	case ForContainerd:
 		need(b.Image != "", "the name of the base image")
 	}
+	if o.Target != ForAll && m.Format == archive.FormatGVisor {
+		return fmt.Errorf("%s restores no sandbox of gVisor: only runsc does", o.Target)
+	}
 	if len(missing) > 0 {
 		return &MissingError{Target: o.Target, What: missing}
 	}

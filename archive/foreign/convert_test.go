@@ -211,6 +211,34 @@ func TestDialects(t *testing.T) {
 	}
 }
 
+// A sandbox of gVisor is for runsc alone, in the one form that all read.
+func TestConvertSandbox(t *testing.T) {
+	files := archivetest.Checkpoint()
+	i := slices.IndexFunc(files, func(f archivetest.File) bool { return f.Name == archive.MetadataFile })
+	m, err := archive.ParseMetadata(files[i].Content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Format = archive.FormatGVisor
+	if files[i].Content, err = m.Marshal(); err != nil {
+		t.Fatal(err)
+	}
+	own := func(context.Context) (archive.Source, error) { return archivetest.Source(files), nil }
+	for target, taken := range map[foreign.Target]bool{
+		foreign.ForAll: true, foreign.ForPodman: false, foreign.ForCRIO: false, foreign.ForContainerd: false,
+	} {
+		src, err := foreign.Convert(t.Context(), own, foreign.ConvertOptions{Target: target})
+		if err == nil {
+			err = src.Close()
+		} else if !taken && strings.Contains(err.Error(), "gVisor") {
+			continue
+		}
+		if err != nil || !taken {
+			t.Errorf("%s: %v, want that it is taken: %v", target, err, taken)
+		}
+	}
+}
+
 // What nobody knows is asked for, and a flag's word goes before the checkpoint's.
 func TestConvertKnown(t *testing.T) {
 	own := func(context.Context) (archive.Source, error) {

@@ -103,15 +103,32 @@ func (r *restore) images() string {
 
 // checkSandbox settles how the new sandbox is set up: as the dumped one was, as far as the archive may
 // decide that, and as --runtime-flag says.
-func (r *restore) checkSandbox(context.Context) (string, error) {
+func (r *restore) checkSandbox(ctx context.Context) (string, error) {
 	if !r.sandboxed() {
 		if len(r.cmd.RuntimeFlag) > 0 {
 			return "", usagef("--runtime-flag %s: it is for the sandboxes of runsc, and this is a checkpoint of CRIU", r.cmd.RuntimeFlag[0])
 		}
 		return "", nil
 	}
+	if err := r.checkSandboxVersion(ctx); err != nil {
+		return "", err
+	}
 	flags, err := sandboxFlags(r.meta.Sandbox, r.cmd.RuntimeFlag)
 	return strings.Join(flags, " "), err
+}
+
+// checkSandboxVersion wants the runsc of the dump: it restores what its own version saved, and nothing else.
+func (r *restore) checkSandboxVersion(ctx context.Context) error {
+	was := r.meta.Container.Runtime.Version
+	if was == "" || r.runtime.Name == "" {
+		return nil // runsc tells
+	}
+	here, err := r.runtime.Version(ctx)
+	if err != nil || here == was {
+		return err
+	}
+	return withHint(&environmentError{fmt.Errorf("it was saved by %s, and %s is %s: runsc restores only what its own version saved", archive.QuoteName(was), r.runtime.Path, here)},
+		"name a runsc of that version with --runtime PATH")
 }
 
 // sandboxFlags are runsc's global flags for a sandbox like the dumped one. given go before what the

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -192,14 +193,23 @@ func TestSandboxRefusals(t *testing.T) {
 	h.run("inspect", "--tree", path).refused(5, "runsc")
 
 	// The host's network is granted, or not had.
-	widened := h.path("widened.tar")
-	reforge(t, path, widened, func(_ string, m *archive.Metadata) { m.Sandbox.Network = "host" })
+	forged := func(name string, edit func(dir string, m *archive.Metadata)) string {
+		t.Helper()
+		to := h.path(name + ".tar")
+		reforge(t, path, to, edit)
+		return to
+	}
+	widened := forged("widened", func(_ string, m *archive.Metadata) { m.Sandbox.Network = "host" })
 	h.restoreRefused("host", append(flags, widened), 5, "--network", "--runtime-flag network=")
+	// What the images say of themselves counts.
+	h.restoreRefused("granted", append(flags, "--runtime-flag", "network=host", widened), 3, "network")
 	// Nor does anything beside the images reach runsc.
-	reforge(t, path, widened, func(dir string, _ *archive.Metadata) {
+	orders := forged("orders", func(dir string, _ *archive.Metadata) {
 		writeFile(t, filepath.Join(dir, archive.CheckpointDir, "gcs_opts.json"), "{}")
 	})
-	h.restoreRefused("orders", append(flags, widened), 3, "gcs_opts.json")
+	h.restoreRefused("orders", append(flags, orders), 3, "gcs_opts.json")
+	older := forged("older", func(_ string, m *archive.Metadata) { m.Container.Runtime.Version = "runsc version release-1" })
+	h.restoreRefused("older", append(flags, older), 5, "its own version")
 
 	// runsc tells no container from one whose ID begins with its own.
 	r := h.restoreSandbox("r", path, c)
@@ -253,23 +263,65 @@ func TestSandboxInterrupted(t *testing.T) {
 	h.restoreSandbox("last", path, c)
 }
 
-// One that was found paused stays so, and one with files outside an overlay of its own takes them along.
-func TestSandboxPausedAndPlain(t *testing.T) {
+// One that was found paused stays so. Without --base the archive needs nothing at the other end.
+func TestSandboxPaused(t *testing.T) {
 	h := sandboxHost(t)
-	c := env.Run(t, "runsc", h.path("runsc"), h.id("c"), h.sandboxBundle("c", env.BundleOptions{}))
-	c.Shared = h.path("volume")
-	c.WaitTick(t, 3)
+	c := h.startSandbox("c", env.BundleOptions{})
 	c.Command(t, "pause", c.ID)
 	path := h.path("c.tar")
-	h.ok("export", "--leave-running", c.ID, path) // the whole tree: no base is needed to restore it
+	h.ok("export", "--leave-running", c.ID, path)
 	if got := c.State(t).Status; got != "paused" {
 		t.Errorf("it is %s afterwards, want paused", got)
 	}
 	h.ok("export", "--force", c.ID, path)
 	c.WaitEnd(t)
+	log := h.path("r.log")
+	said := decode[restored](h.ok("--json", "restore", "--detach", "--log", log, "--id", h.id("r"), "--map-mount", "/vol="+h.path("volume"), path))
+	h.goesOn(c.Log, env.Adopt(t, env.Container{ID: said.ID, Runtime: "runsc", Root: h.path("runsc"), PID: said.PID, Log: log, Shared: h.path("volume")}))
+}
+
+// A sandbox without an overlay writes into its root file system, which is archived while it stands still;
+// one with the host's network gets that again only if it is granted.
+func TestSandboxPlain(t *testing.T) {
+	h := sandboxHost(t)
+	opts := env.BundleOptions{
+		Args:          []string{"/bin/sh", "-c", "n=0; while :; do n=$((n+1)); echo $n >> /written; echo tick $n; sleep 0.02; done"},
+		NoCgroupMount: true,
+	}
+	bundle := env.Bundle(t, h.path("c"), opts)
+	h.copyBase(filepath.Join(bundle, "rootfs"))
+	log, pidFile := h.path("c.log"), h.path("c.pid")
+	out, err := os.Create(log)
+	must(t, err)
+	cmd := exec.CommandContext(t.Context(), env.Program(t, "runsc"), "--root", h.path("runsc"), "--network", "host", "--overlay2", "none",
+		"run", "--detach", "--bundle", bundle, "--pid-file", pidFile, h.id("c"))
+	cmd.Stdout, cmd.Stderr = out, out
+	must(t, cmd.Run())
+	must(t, out.Close())
+	pid, err := strconv.Atoi(strings.TrimSpace(readFile(t, pidFile)))
+	must(t, err)
+	c := env.Adopt(t, env.Container{ID: h.id("c"), Runtime: "runsc", Root: h.path("runsc"), PID: pid, Log: log})
+	await(t, "ticks", func() bool { return len(ticksIn(t, log)) > 3 })
+
+	if o := h.ok("check", c.ID); !strings.Contains(o.stdout, "archived from there") {
+		t.Errorf("check does not say where the files are: %s", o)
+	}
+	path := h.path("c.tar")
+	h.ok("export", "--base", h.built.base, c.ID, path)
+	c.WaitEnd(t)
+	h.restoreRefused("no", []string{"--base", h.built.base, path}, 5, "--runtime-flag network=")
 	r := h.path("r.log")
-	said := decode[restored](h.ok("--json", "restore", "--detach", "--log", r, "--id", h.id("r"), "--map-mount", "/vol="+h.path("volume"), path))
-	h.goesOn(c.Log, env.Adopt(t, env.Container{ID: said.ID, Runtime: "runsc", Root: h.path("runsc"), PID: said.PID, Log: r, Shared: h.path("volume")}))
+	said := decode[restored](h.ok("--json", "restore", "--detach", "--log", r, "--id", h.id("r"), "--runtime-flag", "network=host", "--base", h.built.base, path))
+	env.Adopt(t, env.Container{ID: said.ID, Runtime: "runsc", Root: h.path("runsc"), PID: said.PID, Log: r})
+	await(t, "ticks", func() bool { return len(ticksIn(t, r)) > 3 })
+	if got, want := ticksIn(t, r)[0], last(ticksIn(t, log))+1; got != want {
+		t.Errorf("it goes on with tick %d, want %d", got, want)
+	}
+	for i, n := range strings.Fields(readFile(t, filepath.Join(said.Rootfs, "written"))) {
+		if want := strconv.Itoa(i + 1); n != want {
+			t.Fatalf("line %d of its file is %s, want %s", i+1, n, want)
+		}
+	}
 }
 
 // In the foreground ckarchive has the output, the signals and the exit status of the container.
