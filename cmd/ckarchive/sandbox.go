@@ -54,6 +54,9 @@ func (x *export) dumpSandbox(ctx context.Context, images string) error {
 	if err := x.ctr.SaveSandbox(ctx, images); err != nil {
 		return err
 	}
+	if x.meta.Externals, err = x.ctr.SandboxOutput(); err != nil { // while it stands still
+		return err
+	}
 	saved, err := runtime.CheckSandbox(images)
 	if err != nil {
 		return fmt.Errorf("images of the dump are not whole: %w", err)

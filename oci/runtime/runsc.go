@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/ckarchive/ckarchive/archive"
 )
@@ -91,6 +92,50 @@ func (c *Container) SandboxProcesses(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("%s ps %s: %w", c.Runtime.Name, c.ID, err)
 	}
 	return len(pids), nil
+}
+
+// sandboxStdin are the numbers that versions of runsc give to the standard input of the container among the
+// sandbox's descriptors; output and error follow it. Source: startingStdioFD in runsc/boot/loader.go.
+func sandboxStdin() []int { return []int{253, 256} }
+
+// SandboxOutput are the regular files of the host that the container has as standard output and error:
+// the sandbox writes to a position of its own in them, so that a restored one needs files again.
+func (c *Container) SandboxOutput() ([]archive.External, error) {
+	dir := fmt.Sprintf("/proc/%d", c.PID)
+	files := []archive.External{}
+	for _, first := range sandboxStdin() {
+		if _, err := os.Stat(fmt.Sprintf("%s/fd/%d", dir, first+2)); err != nil {
+			continue
+		}
+		for fd := 1; fd <= 2; fd++ {
+			e, err := outputFile(dir, first+fd)
+			if err != nil {
+				return nil, fmt.Errorf("look for the output of container %q: %w", c.ID, err)
+			}
+			if e.FD = fd; e.Mode&unix.S_IFMT == unix.S_IFREG {
+				files = append(files, e)
+			}
+		}
+		break
+	}
+	return files, nil
+}
+
+// outputFile describes a descriptor of the process in dir.
+func outputFile(dir string, number int) (archive.External, error) {
+	e := archive.External{Kind: "file"}
+	path := fmt.Sprintf("%s/fd/%d", dir, number)
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	if err != nil {
+		return e, err
+	}
+	e.Mode, e.Size = st.Mode, st.Size
+	if e.Path, err = os.Readlink(path); err != nil {
+		return e, err
+	}
+	_, err = fmt.Sscanf(keyValues(fmt.Sprintf("%s/fdinfo/%d", dir, number), ":")["flags"], "%o", &e.Flags)
+	return e, err
 }
 
 // SaveSandbox makes runsc write its images of the container into the directory dir, which exists.
