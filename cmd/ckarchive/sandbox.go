@@ -27,7 +27,7 @@ func sandboxed(c *runtime.Container) bool { return c.Runtime.Format() == archive
 
 // prepareSandbox finds out what can fail before a sandbox is touched.
 func (x *export) prepareSandbox(ctx context.Context) error {
-	if flags := x.cmd.forCRIU(); len(flags) > 0 {
+	if flags := slices.Sorted(maps.Keys(x.cmd.given())); len(flags) > 0 {
 		return &usageError{
 			err:  fmt.Errorf("--%s: an option of CRIU, and container %q runs in a sandbox of gVisor", strings.Join(flags, ", --"), x.ctr.ID),
 			hint: "leave it out: runsc saves all that is in the sandbox",
@@ -35,11 +35,6 @@ func (x *export) prepareSandbox(ctx context.Context) error {
 	}
 	x.cmd.Engine = engineRuntime // there is no other
 	return x.describe(ctx)
-}
-
-// forCRIU are the flags that were given and mean something to CRIU only, sorted.
-func (c *exportCmd) forCRIU() []string {
-	return slices.Sorted(maps.Keys(c.given()))
 }
 
 // dumpSandbox lets runsc write its images, and reads from them what they are.
