@@ -287,6 +287,38 @@ func TestRecoverLeavesTheLivingAlone(t *testing.T) {
 	}
 }
 
+func TestScratch(t *testing.T) {
+	spool := filepath.Join(t.TempDir(), "spool")
+	recovered := func() int {
+		t.Helper()
+		done, err := Recover(t.Context(), spool, nil)
+		if err != nil || len(done) > 0 && done[0].Err != nil {
+			t.Fatal(done, err)
+		}
+		return len(done)
+	}
+	dir, closing, err := Scratch(t.Context(), spool, "copy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "large"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := recovered(); n != 0 {
+		t.Errorf("recovered %d that are in use", n)
+	}
+	if err := closing(); err != nil {
+		t.Fatal(err)
+	}
+	leave(t, spool, record{Version: journalVersion, Phase: Prepared, Target: Target{ID: "copy"}})
+	if n := recovered(); n != 1 {
+		t.Errorf("recovered %d, want that of the dead process", n)
+	}
+	if left, err := os.ReadDir(spool); err != nil || len(left) != 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
 func TestRecoverKeepsWhatItCannotSettle(t *testing.T) {
 	spool := t.TempDir()
 	leave(t, spool, record{Version: journalVersion, Phase: Dumped, BootID: bootID(), Target: Target{ID: "c1"}})

@@ -75,6 +75,19 @@ func newJournal(ctx context.Context, spool string, rec record) (_ *journal, err 
 	return j, j.write(ctx)
 }
 
+// Scratch makes a directory below spool for what is too large to be left behind: [Recover] removes it
+// when this process is gone. label begins its name. The caller closes it, which removes it as well.
+func Scratch(ctx context.Context, spool, label string) (dir string, closing func() error, err error) {
+	if err := os.MkdirAll(spool, 0o700); err != nil {
+		return "", nil, fmt.Errorf("make the spool: %w", err)
+	}
+	j, err := newJournal(ctx, spool, record{Version: journalVersion, Phase: Prepared, Target: Target{ID: label}, BootID: bootID()})
+	if err != nil {
+		return "", nil, err
+	}
+	return filepath.Join(j.dir, archiveDir), j.remove, nil
+}
+
 // share lets the processes that this one starts inherit the lock: a CRIU that outlives it is
 // still at work on the container, and whoever recovers has to wait for it.
 func (j *journal) share() error {

@@ -79,6 +79,8 @@ func (c *convertCmd) plan() (src, dest location, opts sinkOptions, err error) {
 	switch {
 	case c.To == "image" && file:
 		err = &usageError{err: fmt.Errorf("%s is a file, and an image is none", c.Dest), hint: "write it to oci:DIR or to a name of the local store"}
+	case c.To == "ctr" && len(given(c.Encrypt)) > 0:
+		err = &usageError{err: errors.New("--to ctr writes an image layout, of which containerd's client reads nothing that is encrypted"), hint: "leave out --encrypt, or write another form"}
 	case c.To == "ctr" && dest.kind != locationFile:
 		err = &usageError{err: fmt.Errorf("%s is no file", c.Dest), hint: "ctr images import reads a layout from a file, and no registry takes it"}
 	case c.To != "image" && !file:
@@ -120,6 +122,9 @@ func (c *convertCmd) open(ctx context.Context, a *app, src location) (archive.So
 // toCtr writes a layout in a file for containerd's client. It is put together in the local store, without
 // a name there.
 func (c *convertCmd) toCtr(ctx context.Context, a *app, in archive.Source, dest location) (err error) {
+	if err := a.checkPlain(dest, false); err != nil {
+		return errors.Join(err, in.Close())
+	}
 	store, err := a.openStore(ctx, true)
 	if err != nil {
 		return errors.Join(err, in.Close())

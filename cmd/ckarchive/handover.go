@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/capture"
 	"github.com/ckarchive/ckarchive/archive/foreign"
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
@@ -34,11 +34,14 @@ func (c *restoreCmd) intoPodman(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "ckarchive-into-")
+	if err := a.recoverAll(ctx); err != nil {
+		return err
+	}
+	dir, remove, err := capture.Scratch(ctx, a.spoolDir(), "into-podman")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, archive.RemoveTree(dir)) }()
+	defer func() { err = errors.Join(err, remove()) }()
 	known, err := c.baseForPodman(ctx, a, podman, src)
 	if err != nil {
 		return fmt.Errorf("restore %s into podman: %w", c.Source, err)

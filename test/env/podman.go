@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -16,7 +17,10 @@ import (
 // Podman is Podman with runc and a storage of its own, which goes with the test.
 type Podman struct {
 	Args []string // that name the storage
-	dir  string
+	// Program is its path.
+	Program string
+	dir     string
+	sid     *Sid // where it is; nil is this machine
 }
 
 // podmanTimeout bounds one command of Podman.
@@ -26,13 +30,47 @@ const podmanTimeout = 2 * time.Minute
 func NewPodman(tb testing.TB) *Podman {
 	tb.Helper()
 	Require(tb, "root", "criu", "podman", "runc", "conmon")
-	dir := tb.TempDir()
-	p := &Podman{dir: dir, Args: []string{
+	return newPodman(tb, Program(tb, "podman"))
+}
+
+// NewestPodman is [NewPodman] with that of Debian's development release, see [SidRoot]. It has this
+// machine's runc and its directory for temporary files.
+func NewestPodman(tb testing.TB) *Podman {
+	tb.Helper()
+	Require(tb, "root", "criu", "runc", "nsenter")
+	temp := os.TempDir()
+	s := SidRoot(tb, SidOptions{Binds: map[string]string{temp: temp, "/usr/sbin/runc": Program(tb, "runc")}})
+	p := newPodman(tb, s.wrapper("podman"))
+	p.sid = s
+	return p
+}
+
+func newPodman(tb testing.TB, program string) *Podman {
+	tb.Helper()
+	// Podman 4 allows 50 characters for the name of its run directory, which a test's own exceeds.
+	dir, err := os.MkdirTemp("", "podman-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := &Podman{Program: program, dir: dir, Args: []string{
 		"--root", filepath.Join(dir, "graph"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
 		"--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--storage-driver", "overlay",
 	}}
 	tb.Cleanup(func() { p.close(tb) })
 	return p
+}
+
+// Beside gives a program that runs the given one, a static binary, on the same system as Podman.
+func (p *Podman) Beside(tb testing.TB, program string) string {
+	tb.Helper()
+	if p.sid == nil {
+		return program
+	}
+	shared := filepath.Join(tb.TempDir(), filepath.Base(program))
+	if err := copyProgram(shared, program); err != nil {
+		tb.Fatalf("copy %s: %v", program, err)
+	}
+	return p.sid.wrapper(shared)
 }
 
 // Run runs a command that has to succeed, and gives the last line that it prints.
@@ -51,7 +89,7 @@ func (p *Podman) Try(tb testing.TB, args ...string) (string, error) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), podmanTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, Program(tb, "podman"), append(p.Args[:len(p.Args):len(p.Args)], args...)...)
+	cmd := exec.CommandContext(ctx, p.Program, append(p.Args[:len(p.Args):len(p.Args)], args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
@@ -82,5 +120,8 @@ func (p *Podman) close(tb testing.TB) {
 		if err := unix.Unmount(filepath.Join(p.dir, name), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			tb.Errorf("unmount %s: %v", name, err)
 		}
+	}
+	if err := os.RemoveAll(p.dir); err != nil {
+		tb.Error(err)
 	}
 }

@@ -116,6 +116,18 @@ func (s *Sid) Command(ctx context.Context, argv ...string) *exec.Cmd {
 	return cmd
 }
 
+// wrapper writes a program for this machine that runs one there, and gives its path.
+func (s *Sid) wrapper(program string) string {
+	s.tb.Helper()
+	path := filepath.Join(s.tb.TempDir(), filepath.Base(program))
+	script := fmt.Sprintf("#!/bin/sh\nexport PATH=/usr/sbin:/usr/bin PODMAN_IGNORE_CGROUPSV1_WARNING=1\nexec %q --target %d --mount --root --wdns=/ -- %q \"$@\"\n",
+		Program(s.tb, "nsenter"), s.pid, program)
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		s.tb.Fatal(err)
+	}
+	return path
+}
+
 // Run runs a program there that has to succeed, and gives what it prints.
 func (s *Sid) Run(argv ...string) string {
 	s.tb.Helper()

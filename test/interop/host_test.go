@@ -76,6 +76,14 @@ func (h *host) ok(args ...string) string {
 	return stdout
 }
 
+// beside is the same place for a ckarchive on the system of Podman.
+func (h *host) beside(p *env.Podman) *host {
+	h.t.Helper()
+	other := *h
+	other.ckarchive = p.Beside(h.t, h.ckarchive)
+	return &other
+}
+
 // start runs the workload under runc, with a root file system that is a copy of the base.
 func (h *host) start(name string, opts env.BundleOptions) *env.Container {
 	h.t.Helper()

@@ -22,13 +22,32 @@ func inPodman(t *testing.T, p *env.Podman, name string) *env.Container {
 	return c
 }
 
+// podmans are those that the tests are about: this machine's and, in `make interop`, the newest.
+func podmans() map[string]func(testing.TB) *env.Podman {
+	all := map[string]func(testing.TB) *env.Podman{"installed": env.NewPodman}
+	if os.Getenv(fullRun) != "" {
+		all["newest"] = env.NewestPodman
+	}
+	return all
+}
+
+// fullRun is set by `make interop`.
+const fullRun = "CKARCHIVE_INTEROP_FULL"
+
 // A container of runc goes on in Podman, from a file and from an image, with the same memory and
 // files; and so does what ckarchive exports of Podman's own containers.
 func TestOursInPodman(t *testing.T) {
+	for version, podman := range podmans() {
+		t.Run(version, func(t *testing.T) { testOursInPodman(t, podman) })
+	}
+}
+
+func testOursInPodman(t *testing.T, podman func(testing.TB) *env.Podman) {
 	for _, from := range []string{"runc", "podman"} {
 		t.Run(from, func(t *testing.T) {
 			env.Leaks(t, "iop"+strconv.Itoa(os.Getpid()))
-			h, p := newHost(t), env.NewPodman(t)
+			h, p := newHost(t), podman(t)
+			h.env[0] = "PATH=" + filepath.Dir(p.Program) + ":" + os.Getenv("PATH")
 			id := p.Image(t, h.base, baseImage)
 			file, image := h.path("checkpoint.tar.zst"), "oci:"+lowerDir(t)+":v1"
 			var want map[string]string
@@ -43,7 +62,7 @@ func TestOursInPodman(t *testing.T) {
 				torture(t, c.Path("/"))
 				want = snapshot(t, c.Path("/"))
 				full := p.Run(t, "inspect", "--format", "{{.Id}}", "moved")
-				h.ok("export", "--runtime-root", "/run/runc", full, file)
+				h.beside(p).ok("export", "--runtime-root", "/run/runc", full, file)
 				p.Run(t, "rm", "--force", "--time", "0", "moved")
 			}
 			h.ok(append([]string{"convert", "--to", "podman", file, h.path("podman.tar")}, known...)...)
@@ -85,10 +104,16 @@ func startPodman(t *testing.T, p *env.Podman, name string, flags ...string) *env
 // What Podman exports restores through runc and without any runtime, on a host that has no
 // Podman: with its files, its volume, its shared memory, and stand-ins for what Podman had made.
 func TestPodmanInOurs(t *testing.T) {
+	for version, podman := range podmans() {
+		t.Run(version, func(t *testing.T) { testPodmanInOurs(t, podman) })
+	}
+}
+
+func testPodmanInOurs(t *testing.T, podman func(testing.TB) *env.Podman) {
 	for _, engine := range []string{"runtime", "direct"} {
 		t.Run(engine, func(t *testing.T) {
 			env.Leaks(t, "iop"+strconv.Itoa(os.Getpid()))
-			h, p := newHost(t), env.NewPodman(t)
+			h, p := newHost(t), podman(t)
 			p.Image(t, h.base, baseImage)
 			c := startPodman(t, p, "shop", "--volume", "goods:/mnt")
 			writeFile(t, c.Path("/mnt/in the volume"), "goods")
@@ -102,7 +127,7 @@ func TestPodmanInOurs(t *testing.T) {
 			var said struct {
 				PID int
 			}
-			decode(t, h.ok("--json", "restore", "--detach", "--engine", engine, "--base", h.base, "--id", id, file), &said)
+			decode(t, h.ok("--json", "restore", "--detach", "--engine", engine, "--allow", "host:network", "--base", h.base, "--id", id, file), &said)
 			runtime := "runc"
 			if engine == "direct" {
 				runtime = env.Direct
