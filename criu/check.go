@@ -191,7 +191,7 @@ func readTree(dir string) ([]*pstree.PstreeEntry, error) {
 	if roots != 1 {
 		return nil, imageError(name, "%d tasks without a parent, want one", roots)
 	}
-	return tasks, checkThreads(tasks)
+	return tasks, checkThreads(dir, tasks)
 }
 
 // architecture gives Go's name for CRIU's.

@@ -91,6 +91,12 @@ func isAlive(core *criu_core.CoreEntry) bool {
 	return crit.TaskState(core.GetTc().GetTaskState()).IsAliveOrStopped()
 }
 
+// isZombie tells whether the core of a process says that it has ended.
+func isZombie(dir string, pid uint32) bool {
+	core, err := readEntry[criu_core.CoreEntry](dir, coreName(pid), magicCore)
+	return err == nil && core.GetTc() != nil && !isAlive(core)
+}
+
 // checkThread holds what a thread may do against the spec. shared tells that it gets the filters of the
 // first thread.
 func checkThread(name string, core *criu_core.CoreEntry, filters filterSet, shared bool, spec *specs.Spec) error {
@@ -138,11 +144,14 @@ func checkCapabilities(name string, c *creds.CredsEntry, spec *specs.Spec) error
 }
 
 // checkThreads wants every thread to be one thread of one task: CRIU reads its core by number.
-func checkThreads(tasks []*pstree.PstreeEntry) error {
+func checkThreads(dir string, tasks []*pstree.PstreeEntry) error {
 	const name = "pstree.img"
 	seen := map[uint32]bool{}
 	for _, t := range tasks {
 		if threads := t.GetThreads(); len(threads) > 0 && threads[0] != t.GetPid() {
+			if len(threads) == 1 && isZombie(dir, t.GetPid()) {
+				continue // CRIU writes what was in memory there, and reads it for the living only
+			}
 			return imageError(name, "the first thread of PID %d is %d", t.GetPid(), threads[0])
 		}
 		for _, tid := range t.GetThreads() {

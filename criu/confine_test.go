@@ -483,3 +483,19 @@ func FuzzSurroundings(f *testing.F) {
 		}
 	})
 }
+
+// CRIU writes the thread of a zombie without setting it: what was in memory there.
+func TestCheckZombieThread(t *testing.T) {
+	set := imageSet(t) // PID 5 is a zombie
+	zombie := task(5, 1)
+	zombie.Threads = []uint32{3328627200}
+	set["pstree.img"] = encode(t, magicPstree, task(1, 0), zombie)
+	if _, err := Check(t.Context(), writeSet(t, set), CheckOptions{}); err != nil {
+		t.Error(err)
+	}
+	zombie.Threads = []uint32{3328627200, 5}
+	set["pstree.img"] = encode(t, magicPstree, task(1, 0), zombie)
+	if _, err := Check(t.Context(), writeSet(t, set), CheckOptions{}); err == nil {
+		t.Error("a zombie of two threads: no error")
+	}
+}
