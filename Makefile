@@ -23,8 +23,9 @@ UNIT = $(shell go list ./... | grep -v '/ckarchive/test/')
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-build: ## Build bin/ckarchive, one static binary
+build: ## Build bin/ckarchive, one static binary, and its name as a plugin of checkpointctl
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ckarchive ./cmd/ckarchive
+	@ln -sf ckarchive bin/checkpointctl-ckarchive
 
 demo: ## Freeze a container, carry it through a registry, bring it back
 	test/setup demo

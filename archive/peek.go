@@ -56,6 +56,9 @@ type peeked struct {
 	ended bool
 }
 
+// Unwrap gives the source that was read ahead, for the sake of what else it can do. Its Next is not to be used.
+func (p *peeked) Unwrap() Source { return p.Source }
+
 func (p *peeked) Next(ctx context.Context) (Entry, io.Reader, error) {
 	if ctx.Err() != nil {
 		return Entry{}, nil, context.Cause(ctx)

@@ -173,7 +173,7 @@ func inspectTask(dir string, t *pstree.PstreeEntry, files map[uint32]*fdinfo.Fil
 	if !state.IsAliveOrStopped() {
 		return p, arch, nil
 	}
-	mms, err := optional(readEntries[mm.MmEntry](dir, fmt.Sprintf("mm-%d.img", p.PID), magicMM))
+	mms, err := optional(readEntries[mm.MmEntry](dir, mmName(p.PID), magicMM))
 	if err != nil {
 		return nil, "", err
 	}

@@ -2,6 +2,7 @@ package criu
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -43,35 +44,82 @@ const (
 	vmaMemFD       = 1 << 14
 )
 
+// Area is an entry of a task's maps.
+type Area struct {
+	Start, End uint64 // addresses
+	Name       string // as that of a [Mapping]
+}
+
+// Areas gives the areas of all tasks in a directory of images by their PIDs, in ascending order.
+func Areas(ctx context.Context, dir string) (map[uint32][]Area, error) {
+	tasks, err := readTree(dir)
+	if err != nil {
+		return nil, err
+	}
+	files, err := readFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[uint32][]Area, len(tasks))
+	for _, t := range tasks {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		mms, err := optional(readEntries[mm.MmEntry](dir, mmName(t.GetPid()), magicMM))
+		if err != nil {
+			return nil, err
+		}
+		if len(mms) == 0 {
+			continue // a zombie has no memory
+		}
+		if all[t.GetPid()], err = areasOf(t.GetPid(), mms[0], files); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func mmName(pid uint32) string { return fmt.Sprintf("mm-%d.img", pid) }
+
+// areasOf gives the areas of a task in ascending order.
+func areasOf(pid uint32, m *mm.MmEntry, files map[uint32]*fdinfo.FileEntry) ([]Area, error) {
+	areas := make([]Area, 0, len(m.GetVmas()))
+	for _, v := range m.GetVmas() {
+		if v.GetEnd() < v.GetStart() {
+			return nil, imageError(mmName(pid), "an area ends at %#x, before it begins", v.GetEnd())
+		}
+		areas = append(areas, Area{v.GetStart(), v.GetEnd(), areaName(v, files)})
+	}
+	slices.SortFunc(areas, func(a, b Area) int { return cmp.Compare(a.Start, b.Start) })
+	return areas, nil
+}
+
 // inspectMemory sums up the memory of a task, the most first.
 func inspectMemory(dir string, pid uint32, m *mm.MmEntry, files map[uint32]*fdinfo.FileEntry) ([]Mapping, error) {
+	areas, err := areasOf(pid, m, files)
+	if err != nil {
+		return nil, err
+	}
 	byName := map[string]*Mapping{}
-	areas := slices.Clone(m.GetVmas())
-	slices.SortFunc(areas, func(a, b *vma.VmaEntry) int { return cmp.Compare(a.GetStart(), b.GetStart()) })
-	for _, v := range areas {
-		if v.GetEnd() < v.GetStart() {
-			return nil, imageError(fmt.Sprintf("mm-%d.img", pid), "an area ends at %#x, before it begins", v.GetEnd())
+	for _, a := range areas {
+		if byName[a.Name] == nil {
+			byName[a.Name] = &Mapping{Name: a.Name}
 		}
-		name := areaName(v, files)
-		if byName[name] == nil {
-			byName[name] = &Mapping{Name: name}
-		}
-		byName[name].Areas++
-		byName[name].Bytes += v.GetEnd() - v.GetStart()
+		byName[a.Name].Areas++
+		byName[a.Name].Bytes += a.End - a.Start
 	}
 	next := 0
-	_, err := walkPagemap(dir, fmt.Sprintf("pagemap-%d.img", pid), math.MaxInt64/pageBytes, func(e *pagemap.PagemapEntry, n uint64) error {
+	_, err = walkPagemap(dir, fmt.Sprintf("pagemap-%d.img", pid), math.MaxInt64/pageBytes, func(e *pagemap.PagemapEntry, n uint64) error {
 		if !inPagesFile(e) {
 			return nil
 		}
 		// An entry may go on in the next area, which may have another origin.
 		begin, end := e.GetVaddr(), e.GetVaddr()+n*pageBytes
-		for next < len(areas) && areas[next].GetEnd() <= begin {
+		for next < len(areas) && areas[next].End <= begin {
 			next++
 		}
-		for i := next; i < len(areas) && areas[i].GetStart() < end; i++ {
-			from, to := max(begin, areas[i].GetStart()), min(end, areas[i].GetEnd())
-			byName[areaName(areas[i], files)].Dumped += to - from
+		for i := next; i < len(areas) && areas[i].Start < end; i++ {
+			byName[areas[i].Name].Dumped += min(end, areas[i].End) - max(begin, areas[i].Start)
 		}
 		return nil
 	})

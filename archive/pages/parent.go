@@ -23,21 +23,26 @@ type extent struct {
 	page  int64 // number of the first one, or zeroPages
 }
 
-// memory is the parent's pages by the names of their page maps, in ascending order of their addresses.
+// memory is a checkpoint's pages by the names of their page maps, in ascending order of their addresses.
 type memory map[string][]extent
 
-func newMemory(p *Parent) memory {
+func newMemory(files []File, maps []*Pagemap) memory {
 	m := memory{}
-	if p == nil {
-		return m
-	}
-	for i := range p.Reader.index.Files {
-		f := &p.Reader.index.Files[i]
-		if pm := mapOf(p.Maps, f.Name); pm != nil {
+	for i := range files {
+		f := &files[i]
+		if pm := mapOf(maps, f.Name); pm != nil {
 			m[pm.Name] = extents(f.Runs, pm.Ranges)
 		}
 	}
 	return m
+}
+
+// memory is where the pages of a parent are, of which there may be none.
+func (p *Parent) memory() memory {
+	if p == nil {
+		return memory{}
+	}
+	return newMemory(p.Reader.index.Files, p.Maps)
 }
 
 // mapOf finds the page map of a pages file; nil if there is none. A map of shared memory that

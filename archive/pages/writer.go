@@ -104,7 +104,7 @@ type laneRun struct {
 
 // NewWriter makes a writer. The caller closes it, also after Commit.
 func NewWriter(opts WriterOptions) (*Writer, error) {
-	w := &Writer{opts: opts, old: newMemory(opts.Parent), encoders: make(chan *encoder, workers())}
+	w := &Writer{opts: opts, old: opts.Parent.memory(), encoders: make(chan *encoder, workers())}
 	var err error
 	if w.sealer, err = newSealer(opts.Key); err != nil {
 		return nil, err

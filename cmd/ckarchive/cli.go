@@ -37,6 +37,7 @@ type cli struct {
 	Restore    restoreCmd    `cmd:"" help:"Bring a checkpoint back to life."`
 	Inspect    inspectCmd    `cmd:"" help:"Show what a checkpoint holds."`
 	Sign       signCmd       `cmd:"" help:"Sign a checkpoint."`
+	Diff       diffCmd       `cmd:"" help:"Show what differs between two checkpoints."`
 	Verify     verifyCmd     `cmd:"" help:"Prove that a checkpoint is whole."`
 	List       listCmd       `cmd:"" help:"List the local store."`
 	Flatten    flattenCmd    `cmd:"" help:"Store a checkpoint whole that was stored as changes of another."`
@@ -68,7 +69,7 @@ SRC and DEST are a path (./x.tar.zst, /x.tar, - for a stream), oci:DIR[:TAG], oc
 
 // exitHelp ends every help text.
 const exitHelp = `
-Exit status: 0 done, 2 usage, 3 input rejected (damaged or unsafe), 4 not found, 5 preflight or environment (no CRIU, no space, not root, busy),
+Exit status: 0 done, 1 different (diff --exit-code), 2 usage, 3 input rejected (damaged or unsafe), 4 not found, 5 preflight or environment (no CRIU, no space, not root, busy),
 6 dump failed and the container is running, 7 dump failed and the container is not running (images kept), 8 restore failed (nothing left behind),
 9 registry or network, 10 archive written but the final step failed, 130 or 143 interrupted.
 `

@@ -202,7 +202,7 @@ func TestDocumentedVerbs(t *testing.T) {
 		}
 	}
 	for _, status := range []int{
-		exitUsage, exitRejected, exitNotFound, exitEnvironment, exitDumpRunning, exitDumpLost, exitRestore, exitRegistry, exitFinalStep,
+		exitDiffer, exitUsage, exitRejected, exitNotFound, exitEnvironment, exitDumpRunning, exitDumpLost, exitRestore, exitRegistry, exitFinalStep,
 	} {
 		if row := fmt.Sprintf("\n| %d | ", status); !strings.Contains(readme, row) {
 			t.Errorf("README.md does not explain exit status %d", status)

@@ -22,6 +22,7 @@ import (
 
 // The exit statuses; exitHelp says them to users.
 const (
+	exitDiffer      = 1 // of diff --exit-code alone
 	exitUsage       = 2
 	exitRejected    = 3
 	exitNotFound    = 4
@@ -170,6 +171,8 @@ func statusByType(err error) (status int, hint string) {
 	switch {
 	case errors.As(err, &container):
 		return int(container), ""
+	case errors.Is(err, errDiffer):
+		return exitDiffer, ""
 	case errors.As(err, &usage):
 		return exitUsage, usage.hint
 	case errors.As(err, &ambiguous):
@@ -215,7 +218,7 @@ func registryHint(err error) string {
 func (a *app) fail(err error) int {
 	status, hint := statusOf(err)
 	var container containerStatus
-	if errors.As(err, &container) {
+	if errors.As(err, &container) || status == exitDiffer {
 		return status
 	}
 	if a.cli != nil && a.cli.JSON {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -238,6 +239,7 @@ func metadataRows(m *archive.Metadata) [][2]string {
 			options = append(options, "--"+flag)
 		}
 	}
+	slices.Sort(options)
 	rows := [][2]string{
 		{"memory", units.BytesSize(float64(m.Container.MemoryBytes))},
 		{"processes", showCount(m.Container.Processes)},
@@ -268,11 +270,20 @@ func metadataRows(m *archive.Metadata) [][2]string {
 	return rows
 }
 
-// inspectImages lets crit decode the images in a directory of their own.
-func inspectImages(ctx context.Context, files map[string][]byte) (_ *criu.Inspection, err error) {
+// inspectImages lets crit decode the images.
+func inspectImages(ctx context.Context, files map[string][]byte) (in *criu.Inspection, err error) {
+	err = withImages(files, func(dir string) error {
+		in, err = criu.Inspect(ctx, dir)
+		return err
+	})
+	return in, err
+}
+
+// withImages gives f a directory of the images in files, which is removed afterwards.
+func withImages(files map[string][]byte, f func(dir string) error) (err error) {
 	dir, err := os.MkdirTemp("", "ckarchive-inspect-")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, archive.RemoveTree(dir)) }()
 	for name, content := range files {
@@ -281,10 +292,10 @@ func inspectImages(ctx context.Context, files map[string][]byte) (_ *criu.Inspec
 			continue
 		}
 		if err := os.WriteFile(filepath.Join(dir, image), content, 0o600); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return criu.Inspect(ctx, dir)
+	return f(dir)
 }
 
 // tree draws processes with what they have open, and the mounts.

@@ -28,6 +28,9 @@ func main() {
 	case os.Args[0] == guardName && len(os.Args) == 4:
 		os.Exit(runGuard(os.Args[1], os.Args[2], os.Args[3]))
 	}
+	if status, asked := describedPlugin(os.Args, os.Stdout); asked {
+		os.Exit(status)
+	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
 }
 

@@ -243,6 +243,9 @@ func (s *ownedSource) Known() foreign.Known {
 	return foreign.Known{}
 }
 
+// Unwrap gives the source itself.
+func (s *ownedSource) Unwrap() archive.Source { return s.Source }
+
 func (s *ownedSource) Close() error {
 	err := s.Source.Close()
 	if s.owner != nil {

@@ -139,6 +139,9 @@ func (n *Native) Known() foreign.Known { return foreign.Known{Annotations: n.Ann
 // Index is the page index, which is not to be changed.
 func (n *Native) Index() *pages.Index { return n.index }
 
+// Pages is the reader of the memory, which the checkpoint closes.
+func (n *Native) Pages() *pages.Reader { return n.pages }
+
 // Depth is how many checkpoints in a row were written as children, this one among them: 0 for a whole one.
 func (n *Native) Depth() int { return n.config.Depth }
 
