@@ -198,7 +198,7 @@ func (d *differ) pages(ctx context.Context, old, now extent, n int64) error {
 		if same {
 			change = Same
 		}
-		d.tell(old.addr+uint64(i)*PageBytes, 1, change) //nolint:gosec // positive
+		d.tell(old.addr+uint64(i)*PageBytes, 1, change)
 	}
 	return nil
 }
@@ -259,7 +259,7 @@ func basesOf(f *Frame) []int64 {
 
 // tell joins what is consecutive.
 func (d *differ) tell(addr uint64, n int64, c Change) {
-	if d.last.Pages > 0 && d.last.Change == c && d.last.Addr+uint64(d.last.Pages)*PageBytes == addr { //nolint:gosec // positive
+	if d.last.Pages > 0 && d.last.Change == c && d.last.Addr+uint64(d.last.Pages)*PageBytes == addr {
 		d.last.Pages += n
 		return
 	}
