@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -34,21 +35,28 @@ func (r *restore) buildRootfs(ctx context.Context, unpacked string) (err error) 
 			return err
 		}
 	}
-	f, err := os.Open(filepath.Join(unpacked, archive.RootfsDiff))
+	_, err = applyTar(ctx, r.rootfs, filepath.Join(unpacked, archive.RootfsDiff), deleted)
+	return err
+}
+
+// applyTar unpacks the tar file name into dir, and tells whether there is such a file. All of it is
+// checked before anything is unpacked.
+func applyTar(ctx context.Context, dir, name string, deleted []string) (found bool, err error) {
+	f, err := os.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer f.Close() //nolint:errcheck // read only
 	if err := rootfs.Check(ctx, f, rootfs.ApplyOptions{}); err != nil {
-		return err
+		return true, err
 	}
-	if _, err := f.Seek(0, 0); err != nil {
-		return err
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return true, err
 	}
-	return rootfs.Apply(ctx, r.rootfs, f, deleted, rootfs.ApplyOptions{})
+	return true, rootfs.Apply(ctx, dir, f, deleted, rootfs.ApplyOptions{})
 }
 
 // writeBundle makes the bundle's config.json, unless the operator's is there.
