@@ -147,7 +147,9 @@ func (m *table) cell(row, column string) *string {
 	if len(m.rows) == 0 || m.rows[len(m.rows)-1] != row {
 		m.rows = append(m.rows, row)
 	}
-	m.cells[key] = new(string)
+	if m.cells[key] == nil {
+		m.cells[key] = new(string)
+	}
 	return m.cells[key]
 }
 

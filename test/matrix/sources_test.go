@@ -1,6 +1,10 @@
 package matrix
 
 import (
+	"os"
+	"slices"
+	"strings"
+
 	"github.com/ckarchive/ckarchive/test/env"
 )
 
@@ -77,6 +81,8 @@ func (s source) impossible(d destination) (reason, says string) {
 	switch {
 	case s.sandbox && d.name != "runsc":
 		return "no: images of gVisor's kernel", "runsc"
+	case s.sandbox && withoutControllers():
+		return "no: runsc needs cgroup controllers, which are in version 1 here", "mandatory cgroup controller"
 	case s.sandbox:
 		return "", ""
 	case d.name == "runsc":
@@ -85,4 +91,11 @@ func (s source) impossible(d destination) (reason, says string) {
 		return "no: youki has no restore", "youki: runtime cannot restore images of CRIU"
 	}
 	return "", ""
+}
+
+// withoutControllers tells that cgroups are of version 2 and their controllers are not, as on
+// a hybrid machine.
+func withoutControllers() bool {
+	controllers, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil && !slices.Contains(strings.Fields(string(controllers)), "cpu")
 }
