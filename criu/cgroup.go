@@ -53,11 +53,12 @@ func parseCgroups(text string) []membership {
 }
 
 // dumpControllers gives the hierarchies in which the container has a cgroup of
-// its own. Where it sits in the root CRIU would record all cgroups of the host.
-func dumpControllers(ms []membership) []string {
+// its own. Where it sits in the root CRIU would record all cgroups of the host,
+// and where it sits in one with this process, those of others.
+func dumpControllers(container, self []membership) []string {
 	var cs []string
-	for _, m := range ms {
-		if m.path != "/" {
+	for _, m := range container {
+		if m.path != "/" && !slices.Contains(self, m) {
 			cs = append(cs, m.controllers)
 		}
 	}

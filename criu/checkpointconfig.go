@@ -3,7 +3,6 @@ package criu
 import (
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 )
 
@@ -30,8 +29,8 @@ func CheckpointConfig(pid int) ([]byte, error) {
 
 func checkpointConfig(hs []hierarchy, container, self []membership) []byte {
 	var lines strings.Builder
-	if slices.ContainsFunc(container, func(m membership) bool { return m.path == "/" }) {
-		for _, c := range dumpControllers(container) {
+	if own := dumpControllers(container, self); len(own) < len(container) {
+		for _, c := range own {
 			// Quoted: version 2 has the empty name.
 			fmt.Fprintf(&lines, "cgroup-dump-controller %q\n", c)
 		}

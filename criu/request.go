@@ -105,7 +105,7 @@ func dumpRequest(o *rpc.CriuOpts, opts DumpOptions, f facts, sockets []archive.E
 	o.CpuCap = proto.Uint32(cpuCaps)
 	o.ManageCgroups = proto.Bool(true)
 	o.ManageCgroupsMode = mode.Enum()
-	o.CgroupDumpController = dumpControllers(f.cgroups)
+	o.CgroupDumpController = dumpControllers(f.cgroups, f.self)
 	if opts.GhostLimit != 0 {
 		o.GhostLimit = proto.Uint32(opts.GhostLimit)
 	}

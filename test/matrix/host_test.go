@@ -118,12 +118,13 @@ func (h *host) logs() string {
 	return all.String()
 }
 
-func (h *host) restoreArgs(archive string, d destination, maps []string) []string {
+func (h *host) restoreArgs(archive string, d destination, s source) []string {
 	args := append([]string{
 		"--json", "restore", "--detach", "--log", h.path("output"), "--id", h.token + "-again", "--base", h.base,
 		"--map-mount", "/vol=" + h.path("volume"),
 	}, d.flags(h)...)
-	for _, m := range maps {
+	args = append(args, s.allow...)
+	for _, m := range s.maps {
 		args = append(args, "--map-mount", m+"="+h.beside(m))
 	}
 	return append(args, archive)
@@ -150,9 +151,9 @@ func (h *host) beside(mount string) string {
 }
 
 // restore makes a container of the archive.
-func (h *host) restore(archive string, d destination, maps []string) *env.Container {
+func (h *host) restore(archive string, d destination, s source) *env.Container {
 	h.t.Helper()
-	out := h.ok(h.restoreArgs(archive, d, maps)...)
+	out := h.ok(h.restoreArgs(archive, d, s)...)
 	var said struct {
 		ID     string `json:"id"`
 		PID    int    `json:"pid"`

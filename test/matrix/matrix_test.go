@@ -79,21 +79,21 @@ func row(t *testing.T, s source, table *table) {
 			reason, says := s.impossible(d)
 			if reason != "" {
 				other := newHost(t, d.needs...)
-				other.refused(says, other.restoreArgs(archive, d, nil)...)
+				other.refused(says, other.restoreArgs(archive, d, s)...)
 				*cell = reason
 				return
 			}
-			arrive(t, h, running, archive, d, s.maps)
+			arrive(t, h, running, archive, d, s)
 			*cell = "yes"
 		})
 	}
 }
 
 // arrive restores the archive on another host and has the workload say that nothing is lost.
-func arrive(t *testing.T, from *host, before *env.Container, archive string, d destination, maps []string) {
+func arrive(t *testing.T, from *host, before *env.Container, archive string, d destination, s source) {
 	h := newHost(t, d.needs...)
 	h.copyVolume(from)
-	after := h.restore(archive, d, maps)
+	after := h.restore(archive, d, s)
 	last := lastTick(t, before.Log)
 	after.WaitTick(t, uint64(last)+5)
 	if got := after.Verify(t); got.PID != 1 {
