@@ -272,7 +272,7 @@ func (c *confiner) add(a addition) uint32 {
 }
 
 // replaceImage writes an image of one entry in the place of the one that is there.
-func replaceImage(dir, name string, magic uint32, entry proto.Message) (err error) {
+func replaceImage(dir, name string, magic uint32, entry proto.Message) error {
 	b, err := proto.Marshal(entry)
 	if err != nil {
 		return imageError(name, "%w", err)
@@ -280,6 +280,11 @@ func replaceImage(dir, name string, magic uint32, entry proto.Message) (err erro
 	image := binary.LittleEndian.AppendUint32(nil, magicCommon)
 	image = binary.LittleEndian.AppendUint32(image, magic)
 	image = binary.LittleEndian.AppendUint32(image, uint32(len(b))) //nolint:gosec // read from an image within its limits
+	return writeImage(dir, name, append(image, b...))
+}
+
+// writeImage writes an image in the place of the one that is there.
+func writeImage(dir, name string, image []byte) (err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -294,6 +299,6 @@ func replaceImage(dir, name string, magic uint32, entry proto.Message) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	_, err = f.Write(append(image, b...))
+	_, err = f.Write(image)
 	return err
 }

@@ -28,11 +28,12 @@ type exportCmd struct {
 	Compress     string `help:"zstd, gzip or none; by default what the name of a file says, else zstd." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 	Base         string `help:"Pristine root file system (a directory), or the name of the base image; only what differs is archived. Without it, an overlay's upper layer or the whole tree is." placeholder:"DIR|IMAGE"`
 	encryptFlags
-	Force   bool          `short:"f" help:"Replace an existing file; try the dump although something stands in its way."`
-	Delete  bool          `help:"Delete the stopped container from its runtime when the archive is complete."`
-	Timeout time.Duration `help:"Give up the dump after this time; the container goes on." default:"10m"`
-	Name    string        `help:"Name of the container in the archive, instead of its ID." placeholder:"NAME"`
-	DryRun  bool          `help:"Print what would be done and do nothing."`
+	Force     bool          `short:"f" help:"Replace an existing file; try the dump although something stands in its way."`
+	Delete    bool          `help:"Delete the stopped container from its runtime when the archive is complete."`
+	Timeout   time.Duration `help:"Give up the dump after this time; the container goes on." default:"10m"`
+	Name      string        `help:"Name of the container in the archive, instead of its ID." placeholder:"NAME"`
+	Normalize bool          `help:"Leave out the mounts that the container's engine made of its own accord and others lack, as /run/.containerenv, so that CRI-O and containerd restore the archive." default:"true" negatable:""`
+	DryRun    bool          `help:"Print what would be done and do nothing."`
 	dumpFlags
 }
 
@@ -237,7 +238,11 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 			return nil, err
 		}
 		p.begin("hash", 0)
-		src, err := archive.Seal(ctx, dir, kept, &x.meta, x.ctr.SpecJSON)
+		spec, err := x.normalize(a, dir)
+		if err != nil {
+			return nil, err
+		}
+		src, err := archive.Seal(ctx, dir, kept, &x.meta, spec)
 		if err != nil {
 			return nil, err
 		}

@@ -121,7 +121,12 @@ func (p *Podman) close(tb testing.TB) {
 			tb.Errorf("unmount %s: %v", name, err)
 		}
 	}
-	if err := os.RemoveAll(p.dir); err != nil {
-		tb.Error(err)
+	// What cleans up after a container, which Podman has started, may still be at work there.
+	var err error
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if err = os.RemoveAll(p.dir); err == nil {
+			return
+		}
 	}
+	tb.Errorf("remove Podman's storage: %v", err)
 }

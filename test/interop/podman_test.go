@@ -3,6 +3,7 @@ package interop
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -94,8 +95,14 @@ func testOursInPodman(t *testing.T, podman func(testing.TB) *env.Podman) {
 // start runs the workload under Podman, and waits until it counts.
 func startPodman(t *testing.T, p *env.Podman, name string, flags ...string) *env.Container {
 	t.Helper()
+	return runPodman(t, p, name, workload(), flags...)
+}
+
+// runPodman runs a program that becomes the workload.
+func runPodman(t *testing.T, p *env.Podman, name string, program []string, flags ...string) *env.Container {
+	t.Helper()
 	args := append([]string{"run", "--detach", "--name", name, "--network", "host", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, flags...)
-	p.Run(t, append(append(args, baseImage), workload()...)...)
+	p.Run(t, append(append(args, baseImage), program...)...)
 	c := inPodman(t, p, name)
 	c.WaitTick(t, 3)
 	return c
@@ -140,6 +147,57 @@ func testPodmanInOurs(t *testing.T, podman func(testing.TB) *env.Podman) {
 				if got, err := os.ReadFile(r.Path(name)); err != nil || string(got) != want {
 					t.Errorf("%s: got %q, %v, want %q", name, got, err, want)
 				}
+			}
+		})
+	}
+}
+
+// What Podman alone binds into a container is not in an archive that goes elsewhere, and the container
+// does without; unless the archive is to be as the container was, or the container uses it.
+func TestNormalized(t *testing.T) {
+	const own = "/run/.containerenv"
+	for name, c := range map[string]struct {
+		flags  []string
+		inUse  bool
+		stays  bool
+		warned string
+	}{
+		"default": {},
+		"off":     {flags: []string{"--no-normalize"}, stays: true},
+		"in use":  {inUse: true, stays: true, warned: "is in use"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			env.Leaks(t, "iop"+strconv.Itoa(os.Getpid()))
+			h, p := newHost(t), env.NewPodman(t)
+			p.Image(t, h.base, baseImage)
+			program := workload()
+			if c.inUse {
+				program = []string{"/bin/sh", "-c", "exec 9<" + own + "; exec " + strings.Join(program, " ")}
+			}
+			runPodman(t, p, "moved", program)
+			file, id := h.path("moved.tar"), h.id("moved")
+			full := p.Run(t, "inspect", "--format", "{{.Id}}", "moved")
+			_, stderr, err := h.try(append([]string{"export", "--runtime-root", "/run/runc", full, file}, c.flags...)...)
+			if err != nil || !strings.Contains(stderr, c.warned) {
+				t.Fatalf("export: %v: %s", err, stderr)
+			}
+			p.Run(t, "rm", "--force", "--time", "0", "moved")
+			h.ok("verify", file)
+			spec, err := exec.Command("tar", "-xOf", file, "spec.dump", "ckarchive.json").Output()
+			must(t, err)
+			if got := strings.Contains(string(spec), own); got != c.stays {
+				t.Errorf("%s is in the metadata: %t, want %t", own, got, c.stays)
+			}
+			var said struct{ PID int }
+			decode(t, h.ok("--json", "restore", "--detach", "--base", h.base, "--id", id, file), &said)
+			r := env.Adopt(t, env.Container{ID: id, PID: said.PID, Runtime: "runc", Root: h.path("runc"), Log: h.path("log")})
+			if tick := r.Verify(t).Tick; tick < 3 {
+				t.Errorf("it began anew: tick %d", tick)
+			}
+			mounts, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(said.PID), "mountinfo"))
+			must(t, err)
+			if got := strings.Contains(string(mounts), own); got != c.stays {
+				t.Errorf("%s is mounted: %t, want %t", own, got, c.stays)
 			}
 		})
 	}
