@@ -108,7 +108,8 @@ func Dump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
 		if _, terr := d.takenPages(); terr != nil && d.hook == nil {
 			d.hook = terr
 		}
-		return Dumped{}, d.failure(err)
+		// CRIU may have been killed, or may have been unable to undo what it did.
+		return Dumped{}, errors.Join(d.failure(err), Unlock(context.WithoutCancel(ctx), d.opts.PID))
 	}
 	d.result.Stats, err = ReadStats(d.opts.WorkDir)
 	if err != nil && opts.LeaveRunning {

@@ -13,21 +13,26 @@ import (
 // dump without network hold no interfaces, and connections over lo could not be
 // restored.
 func RaiseLoopback(pid int) error {
+	if err := inNetwork(pid, func() error { return bringUp("lo") }); err != nil {
+		return fmt.Errorf("set up lo in the network namespace of process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// inNetwork runs f on a thread in the network namespace of a process.
+func inNetwork(pid int, f func() error) error {
 	ns, err := os.Open(procPath(pid, "ns", "net"))
 	if err != nil {
-		return fmt.Errorf("set up lo: %w", err)
+		return err
 	}
 	defer ns.Close() //nolint:errcheck // read side
 	var thread errgroup.Group
 	thread.Go(func() error {
 		runtime.LockOSThread() // for good: the thread stays in the other namespace until it ends
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("set up lo: enter network namespace of process %d: %w", pid, err)
+			return fmt.Errorf("enter network namespace of process %d: %w", pid, err)
 		}
-		if err := bringUp("lo"); err != nil {
-			return fmt.Errorf("set up lo in the network namespace of process %d: %w", pid, err)
-		}
-		return nil
+		return f()
 	})
 	return thread.Wait()
 }

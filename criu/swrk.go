@@ -85,7 +85,13 @@ func (s *session) run(ctx context.Context, req *rpc.CriuReq) (*rpc.CriuResp, err
 	c.grace = cmp.Or(s.grace, stopGrace)
 	var resp *rpc.CriuResp
 	var g errgroup.Group
-	g.Go(func() error { return c.watch(ctx, s.logPath) })
+	// What is done while CRIU waits is of no use without it: nothing stands still any more.
+	present, gone := context.WithCancelCause(ctx)
+	defer gone(nil)
+	g.Go(func() error {
+		defer gone(errGone)
+		return c.watch(ctx, s.logPath)
+	})
 	g.Go(func() error {
 		defer c.finish()
 		var err error
@@ -94,7 +100,7 @@ func (s *session) run(ctx context.Context, req *rpc.CriuReq) (*rpc.CriuResp, err
 				return err
 			}
 		}
-		resp, err = s.talk(ctx, c, req)
+		resp, err = s.talk(ctx, present, c, req)
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -103,8 +109,9 @@ func (s *session) run(ctx context.Context, req *rpc.CriuReq) (*rpc.CriuResp, err
 	return resp, nil
 }
 
-// talk sends the request and answers notifications until the response is there.
-func (s *session) talk(ctx context.Context, c *child, req *rpc.CriuReq) (*rpc.CriuResp, error) {
+// talk sends the request and answers notifications until the response is there. present is ctx, and ends
+// with CRIU.
+func (s *session) talk(ctx, present context.Context, c *child, req *rpc.CriuReq) (*rpc.CriuResp, error) {
 	buf := make([]byte, maxMessageBytes)
 	oob := make([]byte, unix.CmsgSpace(16*4))
 	var noteErr error // what a notification was refused with: the reason of the failure that follows
@@ -140,8 +147,11 @@ func (s *session) talk(ctx context.Context, c *child, req *rpc.CriuReq) (*rpc.Cr
 			return resp, nil
 		}
 		note := notification{script: resp.GetNotify().GetScript(), pid: int(resp.GetNotify().GetPid()), files: files}
-		opts, err := s.answer(ctx, note)
+		opts, err := s.answer(present, note)
 		closeAll(files)
+		if errors.Is(err, errGone) {
+			return nil, c.explain(ctx, nil)
+		}
 		if err != nil {
 			noteErr = err
 		}
@@ -159,6 +169,9 @@ func (s *session) answer(ctx context.Context, n notification) (*rpc.CriuOpts, er
 	opts, err := s.notify(ctx, n)
 	if err == nil && n.script == s.accepted {
 		err = ctx.Err() // the last moment to say no
+	}
+	if err != nil && errors.Is(context.Cause(ctx), errGone) {
+		err = errGone
 	}
 	return opts, err
 }

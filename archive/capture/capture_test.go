@@ -34,6 +34,11 @@ func (c *fakeContainer) Pause(ctx context.Context) error  { return c.do(ctx, "pa
 func (c *fakeContainer) Resume(ctx context.Context) error { return c.do(ctx, "resume") }
 func (c *fakeContainer) Kill(ctx context.Context) error   { return c.do(ctx, "kill") }
 
+// lockedContainer is one that a killed dump left locked.
+type lockedContainer struct{ *fakeContainer }
+
+func (c lockedContainer) Unlock(ctx context.Context) error { return c.do(ctx, "unlock") }
+
 // fakeSink notes its commit among the container's events.
 type fakeSink struct {
 	archive.Discard
@@ -89,7 +94,7 @@ func TestRunOrder(t *testing.T) {
 		{"found paused", func(j *Job) { j.LeaveRunning, j.WasPaused = true, true }, "pause dump collect seal commit"},
 		{"found paused, stop", func(j *Job) { j.WasPaused = true }, "pause dump collect seal commit kill"},
 		{"leave paused", func(j *Job) { j.LeavePaused = true }, "pause dump collect seal commit"},
-		{"end in dump", func(j *Job) { j.EndInDump = true }, "dump collect seal commit criu-kill"},
+		{"end in dump", func(j *Job) { j.EndInDump = true }, "dump pause collect seal commit resume criu-kill"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			spool := t.TempDir()
@@ -130,6 +135,8 @@ func TestRunFailures(t *testing.T) {
 		{"collect", func(j *Job) { j.EndInDump = true }, Running, false, false},
 		{"commit", func(j *Job) { j.EndInDump = true }, Running, false, false},
 		{"criu-kill", func(j *Job) { j.EndInDump = true }, Running, true, false},
+		{"pause", func(j *Job) { j.EndInDump = true }, Running, false, false},
+		{"resume", func(j *Job) { j.EndInDump = true }, Lost, true, true},
 	} {
 		t.Run(tt.step+" "+string(tt.state), func(t *testing.T) {
 			spool := t.TempDir()
@@ -219,14 +226,16 @@ func TestRecover(t *testing.T) {
 		want string
 	}{
 		{"prepared", record{Phase: Prepared}, ""},
-		{"paused", record{Phase: Pausing, Stop: true}, "resume"},
-		{"dumped", record{Phase: Dumped, Stop: true}, "resume"},
-		{"found paused", record{Phase: Dumped, Stop: true, WasPaused: true}, ""},
-		{"committed, stop", record{Phase: Committed, Stop: true}, "kill"},
-		{"committed, resume", record{Phase: Committed}, "resume"},
-		{"dumped, to stay paused", record{Phase: Dumped, StayPaused: true}, "resume"},
-		{"committed, to stay paused", record{Phase: Committed, StayPaused: true}, ""},
-		{"end in dump", record{Phase: Dumped, Stop: true, EndInDump: true}, ""},
+		{"paused", record{Phase: Pausing, Stop: true}, "unlock resume"},
+		{"dumped", record{Phase: Dumped, Stop: true}, "unlock resume"},
+		{"found paused", record{Phase: Dumped, Stop: true, WasPaused: true}, "unlock"},
+		{"committed, stop", record{Phase: Committed, Stop: true}, "unlock kill"},
+		{"committed, resume", record{Phase: Committed}, "unlock resume"},
+		{"dumped, to stay paused", record{Phase: Dumped, StayPaused: true}, "unlock resume"},
+		{"committed, to stay paused", record{Phase: Committed, StayPaused: true}, "unlock"},
+		{"end in dump", record{Phase: Dumped, Stop: true, EndInDump: true}, "unlock resume"},
+		{"end in dump, nothing captured", record{Phase: Prepared, Stop: true, EndInDump: true}, "unlock resume"},
+		{"end in dump, committed", record{Phase: Committed, Stop: true, EndInDump: true}, "unlock resume"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			spool := t.TempDir()
@@ -238,7 +247,7 @@ func TestRecover(t *testing.T) {
 			tt.rec.Target, tt.rec.Temporary = Target{ID: "c1"}, []string{temp}
 			leave(t, spool, tt.rec)
 			c := &fakeContainer{}
-			open := func(context.Context, Target) (Container, error) { return c, nil }
+			open := func(context.Context, Target) (Container, error) { return lockedContainer{c}, nil }
 			done, err := Recover(t.Context(), spool, open)
 			if err != nil || len(done) != 1 || done[0].Err != nil {
 				t.Fatalf("recovered %v, %v", done, err)

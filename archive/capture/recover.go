@@ -19,6 +19,12 @@ type Recovery struct {
 	Err    error  `json:"-"`      // why it could not be; the journal is kept
 }
 
+// Unlocker is a [Container] of which a killed dump may have left something locked, as its network.
+type Unlocker interface {
+	// Unlock undoes that; nothing locked is no error.
+	Unlock(ctx context.Context) error
+}
+
 // Recover finishes the runs below spool whose process is gone: before the commit the container
 // resumes and what was half written is removed; after it the container is ended as was
 // wanted. open finds the container of a journal; a nil Container says that it is
@@ -64,9 +70,8 @@ func (j *journal) recover(ctx context.Context, open func(context.Context, Target
 
 // settle puts the container in the state that the run wanted for it.
 func (j *journal) settle(ctx context.Context, open func(context.Context, Target) (Container, error)) (string, error) {
-	if j.rec.Phase == Prepared || j.rec.EndInDump || j.rec.BootID != bootID() {
-		// It was never paused; or CRIU released it when its client died; or it went with
-		// the machine.
+	if j.rec.Phase == Prepared && !j.rec.EndInDump || j.rec.BootID != bootID() {
+		// It was never touched; or it went with the machine.
 		return "removed the spool", nil
 	}
 	c, err := open(ctx, j.rec.Target)
@@ -75,7 +80,14 @@ func (j *journal) settle(ctx context.Context, open func(context.Context, Target)
 		return "left alone", fmt.Errorf("find container %q: %w", j.rec.Target.ID, err)
 	case c == nil:
 		return "removed the spool: the container is gone", nil
-	case j.rec.Phase == Committed && j.rec.Stop:
+	}
+	if locked, ok := c.(Unlocker); ok {
+		if err := locked.Unlock(ctx); err != nil {
+			return "left alone", err
+		}
+	}
+	switch {
+	case j.rec.Phase == Committed && j.rec.Stop && !j.rec.EndInDump: // whose connections would be ended with it
 		if err := c.Kill(ctx); err != nil {
 			return "left alone", err
 		}

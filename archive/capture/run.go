@@ -226,11 +226,15 @@ func (r *run) end(ctx context.Context, warning error) error {
 	return nil
 }
 
-// inDump lets CRIU hold the processes until the archive is durable.
+// inDump lets CRIU hold the processes until the archive is durable. Beside it the container is paused:
+// should CRIU die meanwhile, the processes do not go on with connections that are locked still.
 func (r *run) inDump(ctx context.Context) error {
 	committed := false
 	err := r.job.Dump(ctx, r.dir, func(ctx context.Context) error {
 		if err := r.reach(ctx, Dumped); err != nil {
+			return err
+		}
+		if err := r.c.Pause(ctx); err != nil {
 			return err
 		}
 		if err := r.job.Collect(ctx, r.dir); err != nil {
@@ -240,16 +244,28 @@ func (r *run) inDump(ctx context.Context) error {
 			return err
 		}
 		committed = true
-		return r.reach(context.WithoutCancel(ctx), Committed)
+		if err := r.reach(context.WithoutCancel(ctx), Committed); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return r.resume(ctx) // what is frozen cannot be ended
 	})
-	switch {
-	case err == nil:
+	if err == nil {
 		r.tell(Ended)
 		return nil
-	case committed:
-		return &Error{Phase: Committed, State: Running, Err: err}
 	}
-	return &Error{Phase: r.journal.rec.Phase, State: Running, Err: err}
+	if !committed {
+		return r.rollBack(ctx, err)
+	}
+	r.resumed = false // CRIU may have given up before or after it
+	var failed *Error
+	if err := r.rollBack(ctx, err); errors.As(err, &failed) {
+		failed.Phase = Committed
+		return failed
+	}
+	return err
 }
 
 // begin makes the run's directory and its journal.

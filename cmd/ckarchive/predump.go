@@ -145,10 +145,11 @@ func (x *export) checkpointByRuntime(ctx context.Context, images, work, log stri
 		ImagesDir: images, WorkDir: work, LogPath: log, CRIUPath: filepath.Dir(x.criu.Path),
 		CRIUConfig: config, Options: options,
 	})
-	if err != nil {
-		return criu.ByRuntime("dump", filepath.Join(work, archive.DumpLog), err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = criu.ByRuntime("dump", filepath.Join(work, archive.DumpLog), err)
+	return errors.Join(err, criu.Unlock(context.WithoutCancel(ctx), x.ctr.PID))
 }
 
 // checkpointConfig writes a CRIU configuration for the runtime into dir: what it leaves out,

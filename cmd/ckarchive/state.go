@@ -11,6 +11,7 @@ import (
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/capture"
+	"github.com/ckarchive/ckarchive/criu"
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
@@ -82,8 +83,21 @@ func (a *app) recoverCaptures(ctx context.Context) ([]capture.Recovery, error) {
 		if ctr.PID != t.PID || runtime.StartTime(ctr.PID) != t.StartTime {
 			return nil, nil //nolint:nilnil // another container of that ID
 		}
-		return ctr, nil
+		return interrupted{ctr}, nil
 	})
+}
+
+// interrupted is a container whose capture was killed, maybe in the middle of CRIU's dump.
+type interrupted struct{ *runtime.Container }
+
+var _ capture.Unlocker = interrupted{}
+
+// Unlock gives it back its connections.
+func (c interrupted) Unlock(ctx context.Context) error {
+	if sandboxed(c.Container) {
+		return nil // CRIU was never near it
+	}
+	return criu.Unlock(ctx, c.PID)
 }
 
 // targetContainer finds the container of a journal, with the runtime that made it.
