@@ -1,0 +1,2 @@
+// Package faults runs ckarchive against registries and surroundings that misbehave.
+package faults

@@ -1,0 +1,143 @@
+package faults
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ckarchive/ckarchive/test/env"
+)
+
+// shell runs a line of a shell in which "$CKARCHIVE" is the program, as a user without rights if nobody is true.
+// Everything it makes is below dir.
+func shell(t *testing.T, dir, line string, nobody bool) (said string, err error) {
+	t.Helper()
+	argv := []string{"sh", "-c", line}
+	if nobody {
+		argv = append([]string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"}, argv...)
+	}
+	cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+	cmd.Dir = dir
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "LC_ALL=C", "CKARCHIVE=" + filepath.Join(dir, "ckarchive"),
+		"CKARCHIVE_ROOT=" + filepath.Join(dir, "root"), "CKARCHIVE_RUN=" + filepath.Join(dir, "run"),
+	}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// place makes a directory that everybody may write to, with the program and an archive in it.
+func place(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ckarchive-faults-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	copies := map[string]string{"ckarchive": env.Ckarchive(t), "c.tar.zst": checkpoint(t)}
+	for name, from := range copies {
+		b, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), b, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Descriptors that are closed when ckarchive starts are not taken for what it opens itself: no message and no result
+// comes to be in an archive or in the store.
+func TestClosedDescriptors(t *testing.T) {
+	for _, closed := range []string{"<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"} {
+		t.Run(closed, func(t *testing.T) {
+			dir := place(t)
+			// What is printed may be lost and its failure told; what is written may not be damaged.
+			said, _ := shell(t, dir, `"$CKARCHIVE" convert --to universal ./c.tar.zst ./copy.tar `+closed+`; "$CKARCHIVE" import ./c.tar.zst x:1 `+closed+
+				`; "$CKARCHIVE" convert --to universal ./absent.tar ./other.tar `+closed, false)
+			for _, line := range []string{`"$CKARCHIVE" verify ./copy.tar`, `"$CKARCHIVE" verify x:1`, `test ! -e other.tar`} {
+				if also, err := shell(t, dir, line, false); err != nil {
+					t.Errorf("%s: %v\n%s%s", line, err, said, also)
+				}
+			}
+		})
+	}
+}
+
+// Limits of the process end in an error that is told, and leave nothing half written.
+func TestLimits(t *testing.T) {
+	for _, tt := range []struct {
+		name, limit string
+		says        string
+	}{
+		{"file size", "ulimit -f 100", "file too large"},
+		{"open files", "ulimit -n 8", "too many open files"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := place(t)
+			for _, line := range []string{"convert --to universal ./c.tar.zst ./copy.tar", "import ./c.tar.zst x:1"} {
+				said, err := shell(t, dir, tt.limit+`; "$CKARCHIVE" `+line, false)
+				if err == nil || !strings.Contains(said, "ckarchive: error: ") || !strings.Contains(said, tt.says) {
+					t.Errorf("%s: %v, want an error that says %q: %s", line, err, tt.says, said)
+				}
+			}
+			if said, err := shell(t, dir, `ls -A; test ! -e copy.tar && "$CKARCHIVE" --json list && "$CKARCHIVE" import ./c.tar.zst x:1 && "$CKARCHIVE" verify x:1`, false); err != nil ||
+				!strings.Contains(said, "[]") || strings.Contains(said, "tmp") {
+				t.Errorf("afterwards: %v: %s", err, said)
+			}
+		})
+	}
+}
+
+// A clock that is wrong, before or after what is in the archive and the store, changes no verdict.
+func TestClocks(t *testing.T) {
+	dir := place(t)
+	for _, year := range []int{1970, 2100} {
+		at := time.Date(year, 1, 2, 0, 0, 0, 0, time.UTC)
+		if err := os.Chtimes(filepath.Join(dir, "c.tar.zst"), at, at); err != nil {
+			t.Fatal(err)
+		}
+		said, err := shell(t, dir, `"$CKARCHIVE" import ./c.tar.zst x:1 && "$CKARCHIVE" verify x:1`, false)
+		if err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+		// Blobs that nothing refers to are freed, and the others stay, whatever the time of a file is.
+		said, err = shell(t, dir, `find root -exec touch -d `+at.Format(time.DateOnly)+` {} + && "$CKARCHIVE" gc && "$CKARCHIVE" verify x:1 && "$CKARCHIVE" rm x:1 && "$CKARCHIVE" gc && "$CKARCHIVE" --json list`, false)
+		if err != nil || !strings.HasSuffix(strings.TrimSpace(said), "[]") {
+			t.Errorf("%d: %v: %s", year, err, said)
+		}
+	}
+}
+
+// Reading, converting and carrying checkpoints needs no rights.
+func TestUnprivileged(t *testing.T) {
+	env.Require(t, "root", "setpriv")
+	registry := env.Registry(t, env.RegistryOptions{})
+	dir := place(t)
+	name := registry.Host + "/nobody:1"
+	for _, line := range []string{
+		`inspect ./c.tar.zst`, `verify ./c.tar.zst`, `convert --to universal ./c.tar.zst ./copy.tar`, `import ./c.tar.zst x:1`, `list`,
+		`tag x:1 y:1`, `rm x:1`, `gc`, `push --plain-http y:1 ` + name, `pull --plain-http ` + name, `pull --plain-http ` + name + ` ./pulled.tar`,
+		`inspect --plain-http --pull always ` + name, `verify ./pulled.tar`,
+	} {
+		if said, err := shell(t, dir, `"$CKARCHIVE" `+line, true); err != nil {
+			t.Errorf("%s: %v: %s", line, err, said)
+		}
+	}
+	for _, line := range []string{`export c ./x.tar`, `restore ./c.tar.zst`, `recover`} {
+		if said, err := shell(t, dir, `"$CKARCHIVE" `+line, true); err == nil || !strings.Contains(said, "root") {
+			t.Errorf("%s: %v, want the need for root: %s", line, err, said)
+		}
+	}
+}
