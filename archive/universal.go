@@ -131,12 +131,13 @@ func displayName(m *Metadata) string {
 }
 
 // engineID is the container's ID where it has the form that the engines demand, 64 hex
-// digits, else one made from it.
+// digits, else one made from it and from when the container was made: checkpointctl compares only
+// checkpoints of the same ID.
 func engineID(m *Metadata) string {
 	if isSHA256(m.Container.ID) {
 		return m.Container.ID
 	}
-	sum := sha256.Sum256([]byte(m.Container.ID + "\x00" + m.Created.UTC().Format(time.RFC3339Nano)))
+	sum := sha256.Sum256([]byte(m.Container.ID + "\x00" + m.Container.Created.UTC().Format(time.RFC3339Nano)))
 	return hex.EncodeToString(sum[:])
 }
 

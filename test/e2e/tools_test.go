@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -23,6 +25,22 @@ func TestCheckpointctl(t *testing.T) {
 				t.Errorf("checkpointctl inspect --all %s does not say %q: %s", file, want, got)
 			}
 		}
+	}
+	one, two := h.path("c.tar.gz"), h.path("c.tar.zst")
+	if got := command(t, checkpointctl, "memparse", "--pid", "1", "--search", "workload", two); !strings.Contains(got, "workload") {
+		t.Errorf("checkpointctl memparse finds nothing: %s", got)
+	}
+	// It looks at the names that the kubelet gives.
+	listed := h.path("checkpoint-pod_default-the-counter-2026-01-02T03:04:05Z.tar")
+	if err := os.Link(two, listed); err != nil {
+		t.Fatal(err)
+	}
+	if got := command(t, checkpointctl, "list", h.dir); !regexp.MustCompile(`(?m)the-counter\b.*checkpoint-pod_default`).MatchString(got) {
+		t.Errorf("checkpointctl list says %s", got)
+	}
+	got := command(t, checkpointctl, "diff", "--files", "--sockets", "--ps-tree-cmd", "--show-unchanged", one, two)
+	if !strings.Contains(got, "workload") {
+		t.Errorf("checkpointctl diff says %s", got)
 	}
 	c.unharmed()
 }
