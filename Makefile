@@ -66,7 +66,7 @@ matrix: ## Print which archives go where: every runtime and engine, cgroups v1 a
 	test/setup matrix
 	CI=true CKARCHIVE_MATRIX_FULL=1 go test -count=1 -v -timeout 20m ./test/matrix | sed -nE '/^ *(\||--- FAIL|FAIL|ok)/p; /_test.go:[0-9]+: /p'
 
-interop: ## Carry checkpoints between ckarchive and other engines
+interop: ## Carry checkpoints between ckarchive and other engines, and print what Podman alone loses
 	test/setup interop
 	CI=true CKARCHIVE_INTEROP_FULL=1 go test -count=1 -v -timeout 20m ./test/interop | sed -nE '/^ *(\||--- |FAIL|ok)/p; /_test.go:[0-9]+: /p'
 

@@ -2,9 +2,11 @@ package interop
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -201,6 +203,73 @@ func TestNormalized(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The same changes of a root file system, carried by Podman alone and by ckarchive: everything has to
+// survive with ckarchive, and nothing that Podman's own restore makes of Podman's archive may be lost
+// by reading it here. What Podman loses is printed.
+func TestWhatIsLost(t *testing.T) {
+	for version, podman := range podmans() {
+		t.Run(version, func(t *testing.T) {
+			env.Leaks(t, "iop"+strconv.Itoa(os.Getpid()))
+			h, p := newHost(t), podman(t)
+			known := []string{"--base-image", baseImage, "--base-id", p.Image(t, h.base, baseImage)}
+			c := startPodman(t, p, "moved")
+			torture(t, c.Path("/"))
+			want := snapshot(t, c.Path("/"))
+			ours, theirs, image := h.path("ours.tar"), h.path("theirs.tar"), "localhost/interop/checkpoint:1"
+			full := p.Run(t, "inspect", "--format", "{{.Id}}", "moved")
+			h.beside(p).ok("export", "--leave-running", "--runtime-root", "/run/runc", full, h.path("plain.tar"))
+			h.ok(append([]string{"convert", "--to", "podman", h.path("plain.tar"), ours}, known...)...)
+			p.Run(t, "container", "checkpoint", "--leave-running", "--create-image", image, "moved")
+			layout := "oci:" + lowerDir(t) + ":v1"
+			p.Run(t, "push", "--quiet", image, layout)
+			p.Run(t, "container", "checkpoint", "--export", theirs, "moved")
+			p.Run(t, "rm", "--force", "--time", "0", "moved")
+
+			back := func(file string) map[string]string {
+				p.Run(t, "container", "restore", "--import", file)
+				r := inPodman(t, p, "moved")
+				r.Verify(t)
+				defer p.Run(t, "rm", "--force", "--time", "0", "moved")
+				return snapshot(t, r.Path("/"))
+			}
+			here := func(name, src string) map[string]string {
+				var said struct{ PID int }
+				id := h.id(name)
+				decode(t, h.ok("--json", "restore", "--detach", "--allow", "host:network", "--base", h.base, "--id", id, src), &said)
+				r := env.Adopt(t, env.Container{ID: id, PID: said.PID, Runtime: "runc", Root: h.path("runc"), Log: h.path("log")})
+				r.Verify(t)
+				return snapshot(t, r.Path("/"))
+			}
+			carried, alone, read, fromImage := back(ours), back(theirs), here("file", theirs), here("image", layout)
+			wantSame(t, carried, want)
+			wantSame(t, fromImage, read)
+			names := maps.Clone(want)
+			maps.Copy(names, alone)
+			t.Log("| of the root file system | Podman's own | ckarchive's, in Podman | Podman's, read by ckarchive |")
+			for _, name := range slices.Sorted(maps.Keys(names)) {
+				if alone[name] != want[name] {
+					t.Logf("| %s | %s | %s | %s |", name, verdict(alone, want, name), verdict(carried, want, name), verdict(read, want, name))
+				}
+				if alone[name] == want[name] && read[name] != want[name] {
+					t.Errorf("%s: Podman restores it, and ckarchive gives %q, want %q", name, read[name], want[name])
+				}
+			}
+		})
+	}
+}
+
+func verdict(got, want map[string]string, name string) string {
+	switch {
+	case got[name] == want[name]:
+		return "kept"
+	case got[name] == "":
+		return "missing"
+	case want[name] == "":
+		return "came back"
+	}
+	return "reverted"
 }
 
 func decode(t *testing.T, text string, v any) {
