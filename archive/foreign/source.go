@@ -116,6 +116,10 @@ func (m *member) read(ctx context.Context, r io.Reader, limit int64, digest bool
 	if isHead(m.entry.Name) {
 		limit = archive.MaxJSONBytes
 	}
+	// One that cannot be read is not one that is missing, which would be made up.
+	if size := m.entry.Size; isDocument(m.entry.Name) && (size == 0 || size > archive.MaxJSONBytes) {
+		return fmt.Errorf("%w: a document of %d bytes, want 1 to %d", archive.ErrRejected, size, archive.MaxJSONBytes)
+	}
 	if m.entry.Size > limit && !digest {
 		return nil // read when it is wanted
 	}
@@ -144,6 +148,11 @@ func (m *member) read(ctx context.Context, r io.Reader, limit int64, digest bool
 		m.sum = hex.EncodeToString(hash.Sum(nil))
 	}
 	return nil
+}
+
+// isDocument tells of the members that are parsed whole.
+func isDocument(name string) bool {
+	return name == archive.ConfigDump || name == archive.SpecDump || name == archive.MetadataFile
 }
 
 // contextReader stops at the end of a context.

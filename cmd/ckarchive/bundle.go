@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -29,34 +29,46 @@ func (r *restore) buildRootfs(ctx context.Context, unpacked string) (err error) 
 			return err
 		}
 	}
-	deleted := []string{}
-	if b, err := os.ReadFile(filepath.Join(unpacked, archive.DeletedFiles)); err == nil {
-		if err := archive.DecodeJSON(archive.DeletedFiles, b, &deleted); err != nil {
-			return err
-		}
+	deleted, err := readDeleted(filepath.Join(unpacked, archive.DeletedFiles))
+	if err != nil {
+		return err
 	}
-	_, err = applyTar(ctx, r.rootfs, filepath.Join(unpacked, archive.RootfsDiff), deleted)
-	return err
-}
-
-// applyTar unpacks the tar file name into dir, and tells whether there is such a file. All of it is
-// checked before anything is unpacked.
-func applyTar(ctx context.Context, dir, name string, deleted []string) (found bool, err error) {
-	f, err := os.Open(name)
+	f, err := os.Open(filepath.Join(unpacked, archive.RootfsDiff))
 	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
+		return nil
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer f.Close() //nolint:errcheck // read only
 	if err := rootfs.Check(ctx, f, rootfs.ApplyOptions{}); err != nil {
-		return true, err
+		return err
 	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return true, err
+	if _, err := f.Seek(0, 0); err != nil {
+		return err
 	}
-	return true, rootfs.Apply(ctx, dir, f, deleted, rootfs.ApplyOptions{})
+	return rootfs.Apply(ctx, r.rootfs, f, deleted, rootfs.ApplyOptions{})
+}
+
+// readDeleted reads the list of deletions, if there is one.
+func readDeleted(path string) ([]string, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > archive.MaxJSONBytes {
+		return nil, fmt.Errorf("%w: %s of %d bytes, the limit is %d", archive.ErrRejected, archive.DeletedFiles, info.Size(), archive.MaxJSONBytes)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var deleted []string
+	err = archive.DecodeJSON(archive.DeletedFiles, b, &deleted)
+	return deleted, err
 }
 
 // writeBundle makes the bundle's config.json, unless the operator's is there.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/capture"
+	"github.com/ckarchive/ckarchive/archive/foreign"
 	"github.com/ckarchive/ckarchive/criu"
 	"github.com/ckarchive/ckarchive/oci/policy"
 	"github.com/ckarchive/ckarchive/oci/runtime"
@@ -91,6 +92,7 @@ func (e *interruptedError) Error() string { return "interrupted by " + e.signal.
 func classes() []class {
 	return []class{
 		{signature.ErrUnsigned, exitRejected, "do not use it unless you know whose it is; ckarchive sign makes signatures, and docs/signatures.md says what demands them"},
+		{foreign.ErrBare, exitUsage, "name the container's bundle, or its config.json: ckarchive import has --bundle DIR and --spec FILE"},
 		{archive.ErrNotArchive, exitRejected, "ckarchive reads its own archives and those of Podman, CRI-O and containerd"},
 		{archive.ErrRejected, exitRejected, "do not use it: fetch it again, or make another one"},
 		{registry.ErrContent, exitRejected, "the registry gave other content than its manifest promises; do not use it"},

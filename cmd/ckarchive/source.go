@@ -72,11 +72,7 @@ func (a *app) openSource(ctx context.Context, src location, opts sourceOptions) 
 	if err != nil {
 		return nil, err
 	}
-	in, err := foreign.Open(ctx, func(ctx context.Context) (archive.Source, error) { return a.openOnce(ctx, src, opts) }, told)
-	if errors.Is(err, foreign.ErrBare) {
-		err = &usageError{err: err, hint: "name the container's bundle, or its config.json: ckarchive import has --bundle DIR and --spec FILE"}
-	}
-	return in, err
+	return foreign.Open(ctx, func(ctx context.Context) (archive.Source, error) { return a.openOnce(ctx, src, opts) }, told)
 }
 
 // openOnce opens a SRC as it is.

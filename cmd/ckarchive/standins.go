@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/rootfs"
 	"github.com/ckarchive/ckarchive/criu"
 )
 
@@ -140,9 +141,22 @@ func (r *restore) makeStandIn(ctx context.Context, s standIn, unpacked string) e
 	if err != nil || name != s.tar {
 		return fmt.Errorf("%w: %s is no name of a volume", archive.ErrRejected, archive.QuoteName(s.tar))
 	}
-	found, err := applyTar(ctx, path, filepath.Join(unpacked, s.tar), nil)
-	if err == nil && !found && strings.HasPrefix(s.tar, archive.VolumesDir+"/") {
-		return withHint(&environmentError{fmt.Errorf("the archive has no content of this volume")}, "name a directory with it: --map-mount "+s.dest+"=DIR")
+	f, err := os.Open(filepath.Join(unpacked, s.tar))
+	if errors.Is(err, os.ErrNotExist) {
+		if strings.HasPrefix(s.tar, archive.VolumesDir+"/") {
+			return withHint(&environmentError{fmt.Errorf("the archive has no content of this volume")}, "name a directory with it: --map-mount "+s.dest+"=DIR")
+		}
+		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	if err := rootfs.Check(ctx, f, rootfs.ApplyOptions{}); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, 0); err != nil {
+		return err
+	}
+	return rootfs.Apply(ctx, path, f, nil, rootfs.ApplyOptions{})
 }

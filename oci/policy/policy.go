@@ -194,10 +194,13 @@ func (b *builder) hooks() {
 	}
 }
 
+// maxAnnotationBytes is the length of an annotation that is kept: runtimes hand all of them to every hook.
+const maxAnnotationBytes = 64 << 10
+
 func (b *builder) annotations() {
 	for key, value := range b.old.Annotations {
 		unsafe := func(prefix string) bool { return strings.HasPrefix(key, prefix) }
-		if slices.ContainsFunc(unsafeAnnotations(), unsafe) {
+		if slices.ContainsFunc(unsafeAnnotations(), unsafe) || len(key)+len(value) > maxAnnotationBytes {
 			b.drop("annotation " + archive.QuoteName(key))
 			continue
 		}

@@ -217,7 +217,7 @@ func TestRebuildGrantsAndDrops(t *testing.T) {
 	s := plain()
 	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/v", Type: "bind", Source: "/etc", Options: []string{"rbind", "ro"}})
 	s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/evil"}}}
-	s.Annotations = map[string]string{"org.criu.config": "/tmp/x", "org.systemd.property.ExecStopPost": "x", "mine": "kept"}
+	s.Annotations = map[string]string{"org.criu.config": "/tmp/x", "org.systemd.property.ExecStopPost": "x", "mine": "kept", "long": strings.Repeat("x", maxAnnotationBytes)}
 	s.Linux.CgroupsPath = "/../x"
 	s.Linux.MountLabel = "system_u"
 	s.Process.ApparmorProfile, s.Process.SelinuxLabel = "unconfined", "spc_t"
@@ -240,8 +240,8 @@ func TestRebuildGrantsAndDrops(t *testing.T) {
 	if *l.Resources.Pids.Limit != 7 || !maps.Equal(l.Sysctl, s.Linux.Sysctl) {
 		t.Errorf("limits %+v and parameters %v, want those of the archive", l.Resources, l.Sysctl)
 	}
-	if len(res.Dropped) != 7 {
-		t.Errorf("dropped %q, want seven things", res.Dropped)
+	if len(res.Dropped) != 8 {
+		t.Errorf("dropped %q, want eight things", res.Dropped)
 	}
 	if want := `mount "/v" from "/data"`; !slices.Equal(res.Granted, []string{want}) {
 		t.Errorf("granted %q, want %q", res.Granted, want)
