@@ -120,9 +120,11 @@ func (b *builder) namespaces() {
 	}
 }
 
-// own tells whether the container has a namespace that is not this host's.
+// own tells whether the container has a namespace that is not this host's. One that still needs a grant
+// is none of the host's either: its absence is a reason of its own.
 func (b *builder) own(t specs.LinuxNamespaceType) bool {
-	return slices.ContainsFunc(b.spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
+	all := slices.Concat(b.old.Linux.Namespaces, b.spec.Linux.Namespaces)
+	return slices.ContainsFunc(all, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
 }
 
 func (b *builder) sysctls() {

@@ -103,12 +103,16 @@ func beyond() map[string]struct {
 		"overlay":                 {bind(specs.Mount{Destination: "/v", Type: "overlay", Options: []string{"lowerdir=/"}}), `mount "/v"`, ""},
 		"dotdot":                  {bind(specs.Mount{Destination: "/a/../../v", Type: "tmpfs"}), `mount "/a/../../v"`, ""},
 		"namespace by path":       {func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "/proc/1/ns/net" }, "network namespace", "--namespace network=PATH"},
-		"host's processes":        {without(specs.PIDNamespace), "pid namespace", ""},
-		"host's mounts":           {without(specs.MountNamespace), "mount namespace", ""},
-		"host's network":          {without(specs.NetworkNamespace), "network namespace", "--allow host:network"},
-		"host's ipc":              {without(specs.IPCNamespace), "ipc namespace", "--allow host:ipc"},
-		"host's name":             {without(specs.UTSNamespace), "uts namespace", "--allow host:uts"},
-		"device":                  {func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{fuse()} }, "device /dev/fuse", "--allow device:/dev/fuse"},
+		"parameter of a namespace by path": {func(s *specs.Spec) {
+			s.Linux.Namespaces[2].Path = "/proc/1/ns/net"
+			s.Linux.Sysctl = map[string]string{"net.ipv4.ping_group_range": "0 0"}
+		}, "network namespace", "--namespace network=PATH"},
+		"host's processes": {without(specs.PIDNamespace), "pid namespace", ""},
+		"host's mounts":    {without(specs.MountNamespace), "mount namespace", ""},
+		"host's network":   {without(specs.NetworkNamespace), "network namespace", "--allow host:network"},
+		"host's ipc":       {without(specs.IPCNamespace), "ipc namespace", "--allow host:ipc"},
+		"host's name":      {without(specs.UTSNamespace), "uts namespace", "--allow host:uts"},
+		"device":           {func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{fuse()} }, "device /dev/fuse", "--allow device:/dev/fuse"},
 		"device that is not here": {func(s *specs.Spec) {
 			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}}
 		}, "device /dev/null", ""},
