@@ -145,6 +145,29 @@ func (p *pagePipes) remove() error {
 	return err
 }
 
+// ReleasePipes ends a CRIU's waiting for somebody to read the pages files in dir, whose reader is dead:
+// its dump fails, and the container goes on.
+func ReleasePipes(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if e.Type()&os.ModeNamedPipe == 0 {
+			continue
+		}
+		// A reader that comes and goes lets the writer open the pipe, and then fail.
+		fd, oerr := unix.Open(filepath.Join(dir, e.Name()), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if oerr != nil && !errors.Is(oerr, unix.ENOENT) {
+			err = errors.Join(err, oerr)
+		}
+		if oerr == nil {
+			err = errors.Join(err, unix.Close(fd))
+		}
+	}
+	return err
+}
+
 type takenReader struct {
 	r io.Reader
 	n int64

@@ -105,6 +105,9 @@ func Run(ctx context.Context, spool string, c Container, job Job) error {
 // archiveDir holds the members of the archive inside a run's directory.
 const archiveDir = "archive"
 
+// ImagesDir is where the images of the run of the directory dir are.
+func ImagesDir(dir string) string { return filepath.Join(dir, archiveDir, archive.CheckpointDir) }
+
 type run struct {
 	c       Container
 	job     Job

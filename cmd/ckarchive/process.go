@@ -154,6 +154,7 @@ func (a *app) startGuard(dir string) error {
 func runGuard(root, runDir, dir string) int {
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	a := &app{stdin: os.Stdin, stdout: io.Discard, stderr: io.Discard, getenv: os.Getenv, cli: &cli{Root: root, RunDir: runDir, Quiet: true}}
+	go releaseAfter(os.Getppid(), capture.ImagesDir(dir))
 	if err := capture.AfterDeath(dir); err != nil {
 		return exitEnvironment
 	}
@@ -164,6 +165,20 @@ func runGuard(root, runDir, dir string) int {
 		return exitEnvironment
 	}
 	return 0
+}
+
+// releasePause is how often the guard looks whether a dead capture's CRIU waits for it.
+const releasePause = 200 * time.Millisecond
+
+// releaseAfter waits for the death of parent, and then lets no CRIU wait for a reader of its memory.
+func releaseAfter(parent int, images string) {
+	for {
+		time.Sleep(releasePause)
+		if os.Getppid() != parent {
+			// It is tried again as long as this process lives.
+			_ = criu.ReleasePipes(images)
+		}
+	}
 }
 
 // runLogger is that process. It ends with the container and not before.

@@ -204,7 +204,7 @@ func TestCheckFetchesLittle(t *testing.T) {
 			t.Fatalf("%s: %v, %v, want more than %d bytes", compression, info, err, large)
 		}
 		name := "/counter:" + compression
-		h.ok("push", "--plain-http", "--compress", compression, path, registry.Host+name)
+		h.ok("push", "--plain-http", "--to", "image", "--compress", compression, path, registry.Host+name)
 		for _, args := range [][]string{
 			{"check", "--id", far.id("free"), "--base", h.built.base}, {"inspect"}, {"inspect", "--tree"},
 		} {

@@ -199,7 +199,7 @@ func TestPageServer(t *testing.T) {
 			if exists(t, filepath.Join(images, "pages-1.img")) {
 				t.Error("memory is in the directory of images")
 			}
-			h.run("restore", "--base", h.built.base, "--id", h.id("no-"+engine), "dir:"+images).refused(8, "pagemap")
+			h.run("restore", "--base", h.built.base, "--id", h.id("no-"+engine), "dir:"+images).refused(3, "pagemap")
 			found, err := filepath.Glob(filepath.Join(memory, "page*.img"))
 			must(t, err)
 			for _, image := range found {

@@ -219,7 +219,7 @@ func TestListContainers(t *testing.T) {
 func TestCheck(t *testing.T) {
 	h := newHost(t)
 	o := h.ok("check")
-	if strings.Contains(o.stdout, "MISSING") || !strings.Contains(o.stdout, "runc") {
+	if strings.Contains(o.stdout, "MISSING ") || !strings.Contains(o.stdout, "runc") {
 		t.Errorf("check says %s", o)
 	}
 }

@@ -149,13 +149,24 @@ func (c *Container) removeCgroups(tb testing.TB) {
 	}
 }
 
+// carries tells whether an element of path is made of the ID, as ID or crun-ID.scope: not of a longer
+// one that begins with it.
+func carries(path, id string) bool {
+	for element := range strings.SplitSeq(path, "/") {
+		if _, rest, found := strings.Cut(element, id); found && (rest == "" || rest[0] == '.') {
+			return true
+		}
+	}
+	return false
+}
+
 func (c *Container) tryRemoveCgroups() error {
 	var dirs []string
 	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err == nil && entry.IsDir() && strings.Contains(path, c.ID) {
+		if err == nil && entry.IsDir() && carries(path, c.ID) {
 			dirs = append(dirs, path)
 		}
 		return err
