@@ -21,7 +21,8 @@ func ofPodman() source {
 	return source{
 		name: "direct of podman", needs: []string{"podman", "runc", "conmon"},
 		start: startPodman, export: func(*host) []string { return nil },
-		maps: []string{"/etc/hosts", "/etc/hostname", "/run/.containerenv", "/dev/shm"},
+		allow: []string{"--allow", "host:network"},
+		maps:  []string{"/etc/hosts", "/etc/hostname", "/run/.containerenv", "/dev/shm"},
 	}
 }
 
