@@ -22,7 +22,7 @@ func ofPodman() source {
 		name: "direct of podman", needs: []string{"podman", "runc", "conmon"},
 		start: startPodman, export: func(*host) []string { return nil },
 		allow: []string{"--allow", "host:network"},
-		maps:  []string{"/etc/hosts", "/etc/hostname", "/run/.containerenv", "/dev/shm"},
+		maps:  []string{"/etc/hosts", "/etc/hostname", "/dev/shm"},
 	}
 }
 
