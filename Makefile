@@ -53,7 +53,8 @@ unit:
 test: ## Everything: check, then the real thing with CRIU, runtimes and registries
 	test/setup test
 	$(MAKE) check
-	$(MAKE) root-tests fuzz-short e2e
+	$(MAKE) root-tests fuzz-short e2e build
+	test/demo/run
 
 # Once more with nothing allowed to skip.
 root-tests:

@@ -230,8 +230,9 @@ func (b *builder) paths() {
 	l, o := b.spec.Linux, b.old.Linux
 	l.MaskedPaths, l.ReadonlyPaths = o.MaskedPaths, o.ReadonlyPaths
 	open := []string{}
+	closed := Guarded(b.old)
 	for _, p := range guarded() {
-		if !slices.Contains(Guarded(b.old), p) {
+		if !slices.Contains(closed, p) && b.mountsType(guardedType(p)) {
 			open = append(open, p)
 		}
 	}
@@ -249,6 +250,12 @@ func (b *builder) paths() {
 	}
 	l.MaskedPaths = union(o.MaskedPaths, defaultMasked())
 	l.ReadonlyPaths = union(o.ReadonlyPaths, defaultReadonly())
+}
+
+// mountsType tells whether the archive's spec mounts a file system of a type. What it shows
+// besides is found in the images, which are held against the result.
+func (b *builder) mountsType(fsType string) bool {
+	return slices.ContainsFunc(b.old.Mounts, func(m specs.Mount) bool { return m.Type == fsType })
 }
 
 // union is a with what only b has.

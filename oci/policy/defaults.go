@@ -36,6 +36,15 @@ func guarded() []string {
 	}
 }
 
+// guardedType is the type of the file system that has a guarded path in it: without one mounted there is
+// nothing to hide.
+func guardedType(guarded string) string {
+	if strings.HasPrefix(guarded, "/sys/") {
+		return "sysfs"
+	}
+	return "proc"
+}
+
 // Guarded gives those parts of /proc and /sys that a spec hides or makes read-only and that must
 // be so in the images too, since the mounts of a restored container are those of the images.
 func Guarded(spec *specs.Spec) []string {

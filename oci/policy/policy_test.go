@@ -74,6 +74,22 @@ func TestRebuildPlain(t *testing.T) {
 	}
 }
 
+// TestRebuildWithoutSys: what a container has not mounted need not be hidden in it.
+func TestRebuildWithoutSys(t *testing.T) {
+	bare := plain()
+	bare.Mounts = bare.Mounts[:2]
+	bare.Linux.MaskedPaths = []string{"/proc/kcore", "/proc/keys", "/proc/timer_list"}
+	res, err := Rebuild(bare, Options{Rootfs: "/r"})
+	must(t, err)
+	if !slices.Contains(Guarded(res.Spec), "/sys/firmware") {
+		t.Errorf("masked paths %q: a /sys that only the images have would be open", res.Spec.Linux.MaskedPaths)
+	}
+	bare.Linux.MaskedPaths = nil
+	if _, err := Rebuild(bare, Options{Rootfs: "/r"}); err == nil || !strings.Contains(err.Error(), "/proc/kcore") {
+		t.Errorf("error %v of a spec that hides nothing of its /proc", err)
+	}
+}
+
 // beyond are edits of a plain spec that make it ask for more than engines give, what the reason
 // names, and the grant, if there is one.
 func beyond() map[string]struct {
