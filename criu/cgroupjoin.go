@@ -172,23 +172,3 @@ func cgroupPIDs(dir string) ([]int, error) {
 	}
 	return pids, nil
 }
-
-// RemoveCgroup removes the cgroups of a container that was restored directly
-// and has ended. What still has processes is left, and is an error.
-func RemoveCgroup(path string) error {
-	path = filepath.Clean("/" + path)
-	if path == "/" {
-		return errors.New("remove cgroup: the root cgroup belongs to the host")
-	}
-	hs, err := hostHierarchies()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, h := range hs {
-		if err := os.Remove(h.dir(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove cgroup: %w", err))
-		}
-	}
-	return errors.Join(errs...)
-}

@@ -44,37 +44,27 @@ func apply(ctx context.Context, root string, r io.Reader, deleted []string, opts
 		return err
 	}
 	defer t.close()
-	s, err := newStream(r)
-	if err != nil {
-		return err
-	}
-	defer s.close()
 	a := &applier{
 		root: t.root, mount: t.attr.mount, opts: opts,
 		made: map[fileID]struct{}{t.attr.id: {}}, buf: make([]byte, copyBufferBytes),
 		filled: map[string]bool{}, filling: map[fileID]struct{}{},
 	}
 	defer a.forget()
-	for {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		e, err := s.next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err == nil {
-			err = opts.permit(e)
-		}
-		if err != nil {
+	err = each(ctx, r, func(e entry, s *stream) error {
+		if err := opts.permit(e); err != nil {
 			return err
 		}
-		if err := a.put(ctx, e, s.tr); err != nil {
-			if s.raw.err != nil {
-				err = s.raw.err
-			}
-			return &archive.EntryError{Op: "apply", Name: e.header.Name, Err: err}
+		err := a.put(ctx, e, s.tr)
+		if err == nil {
+			return nil
 		}
+		if s.raw.err != nil {
+			err = s.raw.err
+		}
+		return &archive.EntryError{Op: "apply", Name: e.header.Name, Err: err}
+	})
+	if err != nil {
+		return err
 	}
 	for _, name := range gone {
 		if ctx.Err() != nil {

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -40,30 +39,17 @@ type Listed struct {
 // List reads a difference to its end and gives its entries to f in their order. It rejects what [Check] rejects,
 // except devices. The caller owns r.
 func List(ctx context.Context, r io.Reader, f func(Listed) error) error {
-	s, err := newStream(r)
+	err := each(ctx, r, func(e entry, s *stream) error {
+		l, err := listed(e, s)
+		if err != nil {
+			return err
+		}
+		return f(l)
+	})
 	if err != nil {
 		return fmt.Errorf("list root file system difference: %w", err)
 	}
-	defer s.close()
-	for {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		e, err := s.next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		var l Listed
-		if err == nil {
-			l, err = listed(e, s)
-		}
-		if err == nil {
-			err = f(l)
-		}
-		if err != nil {
-			return fmt.Errorf("list root file system difference: %w", err)
-		}
-	}
+	return nil
 }
 
 // listed describes an entry, whose content is read from the stream.

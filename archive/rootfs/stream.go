@@ -259,9 +259,17 @@ func (e *entry) readWhiteout() error {
 // be applied as far as the tar itself can tell: names, links, types, limits, the end mark, the
 // checksum of its compression. Nothing is written. It reads r to its end; the caller owns it.
 func Check(ctx context.Context, r io.Reader, opts ApplyOptions) error {
+	if err := each(ctx, r, func(e entry, _ *stream) error { return opts.permit(e) }); err != nil {
+		return fmt.Errorf("check root file system difference: %w", err)
+	}
+	return nil
+}
+
+// each reads a difference to its end and gives its entries to f, which may read their content.
+func each(ctx context.Context, r io.Reader, f func(entry, *stream) error) error {
 	s, err := newStream(r)
 	if err != nil {
-		return fmt.Errorf("check root file system difference: %w", err)
+		return err
 	}
 	defer s.close()
 	for {
@@ -272,11 +280,11 @@ func Check(ctx context.Context, r io.Reader, opts ApplyOptions) error {
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
-		if err == nil {
-			err = opts.permit(e)
-		}
 		if err != nil {
-			return fmt.Errorf("check root file system difference: %w", err)
+			return err
+		}
+		if err := f(e, s); err != nil {
+			return err
 		}
 	}
 }

@@ -280,7 +280,7 @@ func TestWriterWithoutCommit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	layer, _ := w.layer.(*memBlob)
+	layer, _ := w.layer.blob.(*memBlob)
 	putAll(t, w, sample(t))
 	if err := errors.Join(w.Close(), w.Close()); err != nil {
 		t.Errorf("close: %v", err)

@@ -2,7 +2,6 @@ package artifact
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +14,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
-	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/errdef"
 
 	"github.com/ckarchive/ckarchive/archive"
 )
@@ -148,7 +145,7 @@ func (w *ContainerdWriter) Commit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	configured, err := w.push(ctx, ctrConfigType, config)
+	configured, err := pushBytes(ctx, w.store, ctrConfigType, config)
 	if err != nil {
 		return err
 	}
@@ -182,14 +179,6 @@ func (w *ContainerdWriter) facts() (spec []byte, f *facts, err error) {
 		return nil, nil, err
 	}
 	return w.image.kept[archive.SpecDump], f, nil
-}
-
-func (w *ContainerdWriter) push(ctx context.Context, mediaType string, raw []byte) (ocispec.Descriptor, error) {
-	desc := content.NewDescriptorFromBytes(mediaType, raw)
-	if err := w.store.Push(ctx, desc, bytes.NewReader(raw)); err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
-		return desc, err
-	}
-	return desc, nil
 }
 
 // Descriptor is the index, after Commit.

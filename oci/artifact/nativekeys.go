@@ -206,20 +206,22 @@ type sealedPacker struct {
 	sealer io.Closer
 }
 
-// newSealedPacker compresses into w, and encrypts after that unless seal is nil.
-func newSealedPacker(w io.Writer, seal archive.Encrypter) (io.WriteCloser, error) {
-	if seal == nil {
-		return archive.Compress(w, archive.Zstd)
+// sealing makes what compresses, and encrypts after that unless seal is nil.
+func sealing(seal archive.Encrypter) func(io.Writer) (io.WriteCloser, error) {
+	return func(to io.Writer) (io.WriteCloser, error) {
+		if seal == nil {
+			return archive.Compress(to, archive.Zstd)
+		}
+		sealer, err := seal(to)
+		if err != nil {
+			return nil, err
+		}
+		packer, err := archive.Compress(sealer, archive.Zstd)
+		if err != nil {
+			return nil, err
+		}
+		return &sealedPacker{packer, sealer}, nil
 	}
-	sealer, err := seal(w)
-	if err != nil {
-		return nil, err
-	}
-	packer, err := archive.Compress(sealer, archive.Zstd)
-	if err != nil {
-		return nil, err
-	}
-	return &sealedPacker{packer, sealer}, nil
 }
 
 // Close writes the end of both.

@@ -43,8 +43,7 @@ type NativeWriter struct {
 	store  Ingester
 	opts   NativeOptions
 	hold   io.Closer
-	meta   BlobWriter
-	packer io.WriteCloser
+	meta   *packedBlob
 	tar    *archive.Writer
 	pages  *pages.Writer
 	reader *pages.Reader // of the parent, if its pages are used
@@ -69,10 +68,8 @@ func NewNativeWriter(ctx context.Context, store Ingester, opts NativeOptions) (*
 }
 
 func (w *NativeWriter) begin(ctx context.Context) (err error) {
-	if h, ok := w.store.(holder); ok {
-		if w.hold, err = h.Hold(ctx); err != nil {
-			return err
-		}
+	if w.hold, err = hold(ctx, w.store); err != nil {
+		return err
 	}
 	opts := pages.WriterOptions{Create: w.pack, PackBytes: w.opts.PackBytes}
 	if p := w.opts.Parent; p != nil && !p.Rebase() && p.fits(w.opts.Encrypt) {
@@ -91,14 +88,11 @@ func (w *NativeWriter) begin(ctx context.Context) (err error) {
 	if w.pages, err = pages.NewWriter(opts); err != nil {
 		return err
 	}
-	if w.meta, err = w.store.Ingest(ctx); err != nil {
-		return err
-	}
 	metaKey, _ := w.sealers()
-	if w.packer, err = newSealedPacker(w.meta, metaKey); err != nil {
+	if w.meta, err = newPackedBlob(ctx, w.store, sealing(metaKey)); err != nil {
 		return err
 	}
-	w.tar = archive.NewWriter(w.packer)
+	w.tar = archive.NewWriter(w.meta)
 	return nil
 }
 
@@ -182,19 +176,14 @@ func (w *NativeWriter) putRootfs(ctx context.Context, r io.Reader) (n int64, err
 			err = &archive.EntryError{Op: "write", Name: archive.RootfsDiff, Err: err}
 		}
 	}()
-	layer, err := w.store.Ingest(ctx)
+	_, rootfsKey := w.sealers()
+	layer, err := newPackedBlob(ctx, w.store, sealing(rootfsKey))
 	if err != nil {
 		return 0, err
 	}
 	defer layer.Close() //nolint:errcheck // after Commit there is nothing left to discard
-	_, rootfsKey := w.sealers()
-	packer, err := newSealedPacker(layer, rootfsKey)
-	if err != nil {
-		return 0, err
-	}
 	diff := sha256.New()
-	n, err = io.Copy(io.MultiWriter(packer, diff), untilDone{ctx, r})
-	if err := errors.Join(err, packer.Close()); err != nil {
+	if n, err = io.Copy(io.MultiWriter(layer, diff), untilDone{ctx, r}); err != nil {
 		return n, err
 	}
 	desc, err := layer.Commit(ctx, w.typed(layerType(archive.Zstd), sealedRootfs))
@@ -294,16 +283,7 @@ func (w *NativeWriter) commitMeta(ctx context.Context) (ocispec.Descriptor, erro
 	if err := w.tar.Commit(ctx); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	packer := w.packer
-	w.packer = nil
-	if err := packer.Close(); err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("compress metadata: %w", err)
-	}
-	desc, err := w.meta.Commit(ctx, w.typed(nativeMeta, sealedMeta))
-	if err == nil {
-		w.meta = nil
-	}
-	return desc, err
+	return w.meta.Commit(ctx, w.typed(nativeMeta, sealedMeta))
 }
 
 // describe fills in the config.
@@ -345,15 +325,8 @@ func (w *NativeWriter) Close() error {
 	if w.reader != nil {
 		err = errors.Join(err, w.reader.Close())
 	}
-	if w.packer != nil {
-		// Ends the compressor's goroutines; what it writes is discarded with the layer.
-		_ = w.packer.Close()
-		w.packer = nil
-	}
-	if w.meta != nil {
-		err = errors.Join(err, w.meta.Close())
-		w.meta = nil
-	}
+	err = errors.Join(err, w.meta.Close())
+	w.meta = nil
 	if w.hold != nil {
 		err = errors.Join(err, w.hold.Close())
 		w.hold = nil

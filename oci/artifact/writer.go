@@ -35,11 +35,6 @@ type Ingester interface {
 	Ingest(ctx context.Context) (BlobWriter, error)
 }
 
-// holder is an [Ingester] that must not be cleaned up while an image is incomplete.
-type holder interface {
-	Hold(ctx context.Context) (io.Closer, error)
-}
-
 // WriterOptions are the options of [NewWriter]. The zero value writes a zstd layer and no name.
 type WriterOptions struct {
 	// Compression of the layer; empty means zstd. Engines older than 2022 want gzip.
@@ -53,8 +48,7 @@ type Writer struct {
 	store  Ingester
 	opts   WriterOptions
 	hold   io.Closer
-	layer  BlobWriter
-	packer io.WriteCloser
+	layer  *packedBlob
 	tar    *archive.Writer
 	diff   hash.Hash
 	kept   map[string][]byte
@@ -71,18 +65,16 @@ func NewWriter(ctx context.Context, store Ingester, opts WriterOptions) (*Writer
 	}
 	w := &Writer{store: store, opts: opts, diff: sha256.New(), kept: map[string][]byte{}}
 	var err error
-	if h, ok := store.(holder); ok {
-		if w.hold, err = h.Hold(ctx); err != nil {
-			return nil, err
-		}
+	if w.hold, err = hold(ctx, store); err != nil {
+		return nil, err
 	}
-	if w.layer, err = store.Ingest(ctx); err == nil {
-		w.packer, err = archive.Compress(w.layer, opts.Compression)
-	}
+	w.layer, err = newPackedBlob(ctx, store, func(to io.Writer) (io.WriteCloser, error) {
+		return archive.Compress(to, opts.Compression)
+	})
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
-	w.tar = archive.NewWriter(io.MultiWriter(w.packer, w.diff))
+	w.tar = archive.NewWriter(io.MultiWriter(w.layer, w.diff))
 	return w, nil
 }
 
@@ -126,11 +118,6 @@ func (w *Writer) commit(ctx context.Context) error {
 	}
 	if err := w.tar.Commit(ctx); err != nil {
 		return err
-	}
-	packer := w.packer
-	w.packer = nil
-	if err := packer.Close(); err != nil {
-		return fmt.Errorf("compress layer: %w", err)
 	}
 	layer, err := w.layer.Commit(ctx, layerType(w.opts.Compression))
 	if err != nil {
@@ -199,15 +186,8 @@ func (w *Writer) Close() error {
 	if w.tar != nil {
 		err = w.tar.Close()
 	}
-	if w.packer != nil {
-		// Ends the compressor's goroutines; what it writes is discarded with the layer.
-		_ = w.packer.Close()
-		w.packer = nil
-	}
-	if w.layer != nil {
-		err = errors.Join(err, w.layer.Close())
-		w.layer = nil
-	}
+	err = errors.Join(err, w.layer.Close())
+	w.layer = nil
 	if w.hold != nil {
 		err = errors.Join(err, w.hold.Close())
 		w.hold = nil
