@@ -132,7 +132,7 @@ func (m *member) read(ctx context.Context, r io.Reader, limit int64, digest bool
 	if digest {
 		w = append(w, hash)
 	}
-	n, err := io.Copy(io.MultiWriter(append(w, io.Discard)...), &contextReader{ctx, r})
+	n, err := io.Copy(io.MultiWriter(append(w, io.Discard)...), archive.ContextReader(ctx, r))
 	if err != nil {
 		return err
 	}
@@ -153,19 +153,6 @@ func (m *member) read(ctx context.Context, r io.Reader, limit int64, digest bool
 // isDocument tells of the members that are parsed whole.
 func isDocument(name string) bool {
 	return name == archive.ConfigDump || name == archive.SpecDump || name == archive.MetadataFile
-}
-
-// contextReader stops at the end of a context.
-type contextReader struct {
-	ctx context.Context //nolint:containedctx // it lives for one copy
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
 }
 
 // explain says of the one link that engines leave in a checkpoint what it means.

@@ -34,6 +34,22 @@ func Apply(ctx context.Context, root string, r io.Reader, deleted []string, opts
 	return nil
 }
 
+// ApplyChecked is [Apply] of a difference that is read twice: nothing is changed before [Check] has accepted all of it.
+// It reads f from where it is, and the caller owns it.
+func ApplyChecked(ctx context.Context, root string, f io.ReadSeeker, deleted []string, opts ApplyOptions) error {
+	start, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	if err := Check(ctx, f, opts); err != nil {
+		return err
+	}
+	if _, err := f.Seek(start, io.SeekStart); err != nil {
+		return err
+	}
+	return Apply(ctx, root, f, deleted, opts)
+}
+
 func apply(ctx context.Context, root string, r io.Reader, deleted []string, opts ApplyOptions) error {
 	gone, err := checkDeleted(deleted)
 	if err != nil {

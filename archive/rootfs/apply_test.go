@@ -481,6 +481,29 @@ func TestApplyUnpacks(t *testing.T) {
 	}
 }
 
+// TestApplyChecked: what is wrong at the end of a difference is found before its begin is applied.
+func TestApplyChecked(t *testing.T) {
+	diff := makeTar(t, file("data/a", "new"), file("../outside/secret", "x"))
+	for _, test := range []struct {
+		name string
+		diff []byte
+		good bool
+	}{{"rejected", diff, false}, {"cut off", diff[:len(diff)-1536], false}, {"whole", makeTar(t, file("data/a", "new")), true}} {
+		h := newHost(t)
+		want := h.read(t, "data/a")
+		if test.good {
+			want = "new"
+		}
+		f := bytes.NewReader(append([]byte("other"), test.diff...))
+		_, err := f.Seek(5, io.SeekStart)
+		must(t, err)
+		err = rootfs.ApplyChecked(t.Context(), h.root, f, nil, rootfs.ApplyOptions{})
+		if got := h.read(t, "data/a"); got != want || (err == nil) != test.good {
+			t.Errorf("%s: content %q and error %v, want %q", test.name, got, err, want)
+		}
+	}
+}
+
 func TestApplyReportsTheReader(t *testing.T) {
 	broken := errors.New("connection lost")
 	diff := makeTar(t, file("data/a", strings.Repeat("x", 8<<20)))

@@ -41,13 +41,7 @@ func (r *restore) buildRootfs(ctx context.Context, unpacked string) (err error) 
 		return err
 	}
 	defer f.Close() //nolint:errcheck // read only
-	if err := rootfs.Check(ctx, f, rootfs.ApplyOptions{}); err != nil {
-		return err
-	}
-	if _, err := f.Seek(0, 0); err != nil {
-		return err
-	}
-	return rootfs.Apply(ctx, r.rootfs, f, deleted, rootfs.ApplyOptions{})
+	return rootfs.ApplyChecked(ctx, r.rootfs, f, deleted, rootfs.ApplyOptions{})
 }
 
 // readDeleted reads the list of deletions, if there is one.

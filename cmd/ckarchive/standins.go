@@ -152,11 +152,5 @@ func (r *restore) makeStandIn(ctx context.Context, s standIn, unpacked string) e
 		return err
 	}
 	defer f.Close() //nolint:errcheck // read only
-	if err := rootfs.Check(ctx, f, rootfs.ApplyOptions{}); err != nil {
-		return err
-	}
-	if _, err := f.Seek(0, 0); err != nil {
-		return err
-	}
-	return rootfs.Apply(ctx, path, f, nil, rootfs.ApplyOptions{})
+	return rootfs.ApplyChecked(ctx, path, f, nil, rootfs.ApplyOptions{})
 }

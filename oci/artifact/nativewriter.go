@@ -183,7 +183,7 @@ func (w *NativeWriter) putRootfs(ctx context.Context, r io.Reader) (n int64, err
 	}
 	defer layer.Close() //nolint:errcheck // after Commit there is nothing left to discard
 	diff := sha256.New()
-	if n, err = io.Copy(io.MultiWriter(layer, diff), untilDone{ctx, r}); err != nil {
+	if n, err = io.Copy(io.MultiWriter(layer, diff), archive.ContextReader(ctx, r)); err != nil {
 		return n, err
 	}
 	desc, err := layer.Commit(ctx, w.typed(layerType(archive.Zstd), sealedRootfs))

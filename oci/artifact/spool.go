@@ -27,23 +27,9 @@ func spool(ctx context.Context, r io.Reader) (_ archive.Blob, err error) {
 	}
 	if err = os.Remove(f.Name()); err == nil {
 		var n int64
-		if n, err = io.Copy(f, untilDone{ctx, r}); err == nil {
+		if n, err = io.Copy(f, archive.ContextReader(ctx, r)); err == nil {
 			return &spooled{f, n}, nil
 		}
 	}
 	return nil, errors.Join(fmt.Errorf("spool: %w", err), f.Close())
-}
-
-// untilDone ends with its context.
-type untilDone struct {
-	ctx context.Context //nolint:containedctx // lives as long as the one call that makes it
-	r   io.Reader
-}
-
-// Read reads unless the context has ended.
-func (u untilDone) Read(p []byte) (int, error) {
-	if u.ctx.Err() != nil {
-		return 0, context.Cause(u.ctx)
-	}
-	return u.r.Read(p)
 }
