@@ -56,6 +56,7 @@ type Client struct {
 	limits   timeouts
 	mu       sync.Mutex
 	hosts    map[string]*host
+	answers  map[helperCall]helperAnswer
 }
 
 // NewClient makes a client. It reads no file and opens no connection.
@@ -74,6 +75,7 @@ func NewClient(opts ClientOptions) *Client {
 		patience: patience{maxWait: opts.MaxRetryWait, onRetry: opts.OnRetry, sleep: wait},
 		limits:   defaultTimeouts(),
 		hosts:    map[string]*host{},
+		answers:  map[helperCall]helperAnswer{},
 	}
 }
 

@@ -130,7 +130,7 @@ func (c *Client) credential(ctx context.Context, ref Reference) (auth.Credential
 		if err != nil {
 			return auth.EmptyCredential, err
 		}
-		if cred, err := f.find(ctx, ref); err != nil || cred != auth.EmptyCredential {
+		if cred, err := c.find(ctx, f, ref); err != nil || cred != auth.EmptyCredential {
 			return cred, err
 		}
 	}
@@ -138,9 +138,9 @@ func (c *Client) credential(ctx context.Context, ref Reference) (auth.Credential
 }
 
 // find looks in one file: a helper for the host, then entries, then the helper for all.
-func (f *authFile) find(ctx context.Context, ref Reference) (auth.Credential, error) {
+func (c *Client) find(ctx context.Context, f *authFile, ref Reference) (auth.Credential, error) {
 	if helper := f.Helpers[ref.Host]; helper != "" {
-		return f.ask(ctx, helper, ref)
+		return c.ask(ctx, f, helper, ref)
 	}
 	for _, key := range authKeys(ref) {
 		if cred, err := f.entry(f.Auths[key], key); err != nil || cred != auth.EmptyCredential {
@@ -156,7 +156,7 @@ func (f *authFile) find(ctx context.Context, ref Reference) (auth.Credential, er
 		}
 	}
 	if f.Store != "" {
-		return f.ask(ctx, f.Store, ref)
+		return c.ask(ctx, f, f.Store, ref)
 	}
 	return auth.EmptyCredential, nil
 }
@@ -197,20 +197,6 @@ func (f *authFile) helper(name string) (credentials.Store, error) {
 		return nil, fmt.Errorf("%w %q: name %s of a credential helper", ErrAuthFile, f.path, quoteName(name))
 	}
 	return credentials.NewNativeStore(name), nil
-}
-
-func (f *authFile) ask(ctx context.Context, name string, ref Reference) (auth.Credential, error) {
-	helper, err := f.helper(name)
-	if err != nil {
-		return auth.EmptyCredential, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
-	defer cancel()
-	cred, err := helper.Get(ctx, helperKey(ref))
-	if err != nil {
-		return auth.EmptyCredential, fmt.Errorf("%w %q: ask credential helper %s: %w", ErrAuthFile, f.path, name, err)
-	}
-	return cred, nil
 }
 
 // helperKey is how credential helpers know a registry.

@@ -13,6 +13,7 @@ import (
 	kongcompletion "github.com/jotaen/kong-completion"
 
 	"github.com/ckarchive/ckarchive/archive/crypt"
+	"github.com/ckarchive/ckarchive/registry"
 )
 
 // cli is the command line. Its help texts are the documentation of the verbs.
@@ -61,6 +62,9 @@ type app struct {
 	identities     *crypt.Identities // nil until something is encrypted
 	parser         *kong.Kong
 	profileErr     error // what is wrong with the profile that the command line names
+	// confine is how this process gives up what a command that reads needs not; nil where it is not the command's alone.
+	confine func(boundary) error
+	clients map[remoteFlags]*registry.Client
 }
 
 const description = `Freeze a running container, carry its memory, processes and files in one archive, and bring it back to life elsewhere.
@@ -146,10 +150,27 @@ func (a *app) main(ctx context.Context, args []string) (status int) {
 		a.cli.RunDir = defaultRunDir
 	}
 	kctx.BindTo(ctx, (*context.Context)(nil))
-	if err := kctx.Run(); err != nil {
+	err = a.confineTo(ctx, kctx.Selected().Target.Addr().Interface())
+	if err == nil {
+		err = kctx.Run()
+	}
+	if err != nil {
 		return a.fail(err)
 	}
 	return 0
+}
+
+// confineTo confines this process to what a command needs, if that is a reader.
+func (a *app) confineTo(ctx context.Context, command any) error {
+	r, ok := command.(reader)
+	if !ok || a.confine == nil {
+		return nil
+	}
+	needs := r.reach()
+	if needs == nil {
+		return nil
+	}
+	return a.confine(a.bound(ctx, needs))
 }
 
 // usageOf makes kong's complaint a usage error with the command it is about.

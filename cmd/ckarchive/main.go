@@ -44,7 +44,7 @@ func run(args []string, stdin *os.File, stdout, stderr io.Writer, getenv func(st
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // cannot fail
 	ctx, stop := signalContext(context.Background())
 	defer stop()
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv, confine: confine}
 	return a.main(ctx, args)
 }
 

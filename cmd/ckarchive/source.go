@@ -25,14 +25,22 @@ type remoteFlags struct {
 	CertDir   string `name:"cert-dir" help:"Directory with certificates, as in /etc/containers/certs.d/HOST." type:"path" placeholder:"DIR"`
 }
 
-// client makes the client of registries.
+// client is the client of registries; there is one for as long as the command runs.
 func (a *app) client(f remoteFlags) *registry.Client {
-	return registry.NewClient(registry.ClientOptions{
+	if c, ok := a.clients[f]; ok {
+		return c
+	}
+	c := registry.NewClient(registry.ClientOptions{
 		PlainHTTP: f.PlainHTTP, AuthFile: f.AuthFile, CAFile: f.CAFile, CertDir: f.CertDir,
 		Env: a.getenv, HomeDir: a.getenv("HOME"), UID: os.Getuid(), UserAgent: "ckarchive/" + versionString(),
 		OnRetry:   func(r registry.Retry) { a.say("%v", r) },
 		OnWarning: func(text string) { a.warn("%s", text) },
 	})
+	if a.clients == nil {
+		a.clients = map[remoteFlags]*registry.Client{}
+	}
+	a.clients[f] = c
+	return c
 }
 
 // sourceOptions adjust openSource.

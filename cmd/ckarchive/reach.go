@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/ckarchive/ckarchive/oci/signature"
+)
+
+// reach is what the command line of a verb names: nothing else is left to it while it reads what others have made.
+type reach struct {
+	sources []string // SRC
+	dests   []string // DEST
+	files   []string // others that are read; empty ones, and words that name no file, do no harm
+	remote  remoteFlags
+	shows   bool // its output goes to standard output only
+}
+
+// reader is a command that reads checkpoints and starts no program.
+type reader interface {
+	// reach tells what it needs; nil means that with these flags it is no reader.
+	reach() *reach
+}
+
+var _ = []reader{
+	&convertCmd{}, &diffCmd{}, &flattenCmd{}, &importCmd{}, &inspectCmd{}, &listCmd{}, &pullCmd{}, &pushCmd{}, &rmCmd{}, &signCmd{}, &tagCmd{}, &verifyCmd{},
+}
+
+func (c *convertCmd) reach() *reach {
+	return &reach{sources: []string{c.Source}, dests: []string{c.Dest}, files: append([]string{c.Spec, c.Bundle}, c.Encrypt...), remote: c.remoteFlags}
+}
+
+func (c *diffCmd) reach() *reach {
+	return &reach{sources: []string{c.A, c.B}, remote: c.remoteFlags, shows: true}
+}
+
+func (c *flattenCmd) reach() *reach { return &reach{files: c.Encrypt} }
+
+func (c *importCmd) reach() *reach {
+	return &reach{sources: []string{c.Source, c.Parent}, files: append([]string{c.Spec, c.Bundle}, c.Encrypt...)}
+}
+
+func (c *inspectCmd) reach() *reach {
+	return &reach{sources: []string{c.Source}, remote: c.remoteFlags, shows: true}
+}
+
+func (c *listCmd) reach() *reach {
+	if c.Containers {
+		return nil
+	}
+	return &reach{shows: true}
+}
+
+func (c *pullCmd) reach() *reach {
+	return &reach{sources: []string{c.Remote}, dests: []string{c.Dest}, files: c.Encrypt, remote: c.remoteFlags}
+}
+
+func (c *pushCmd) reach() *reach {
+	return &reach{sources: []string{c.Source, c.Parent}, dests: []string{c.Remote}, files: c.Encrypt, remote: c.remoteFlags}
+}
+
+func (c *rmCmd) reach() *reach { return &reach{} }
+
+// A signature is written beside what is signed.
+func (c *signCmd) reach() *reach {
+	return &reach{sources: []string{c.Source}, dests: []string{c.Source}, files: []string{c.Key}, remote: c.remoteFlags}
+}
+
+func (c *tagCmd) reach() *reach { return &reach{} }
+
+func (c *verifyCmd) reach() *reach {
+	return &reach{sources: []string{c.Source}, files: c.Key, remote: c.remoteFlags, shows: true}
+}
+
+// bound finds the boundary of a reader. Credential helpers are programs with needs of their own: they are asked before.
+func (a *app) bound(ctx context.Context, r *reach) boundary {
+	b := boundary{
+		reads: systemFiles(), uses: []string{os.DevNull, "/dev/tty"},
+		writes: []string{existing(a.cli.Root), os.TempDir()},
+		small:  r.shows,
+	}
+	b.reads = append(b.reads, a.cli.DecryptIdentity...)
+	b.reads = append(b.reads, a.getenv(passphraseFile), defaultTrustFile, a.cli.TrustFile)
+	if t, err := a.trusted(); err == nil { // whoever needs it reports the error
+		for _, e := range t.Repositories {
+			b.reads = append(b.reads, e.Keys...)
+		}
+	}
+	b.reads = append(b.reads, r.files...)
+	for _, text := range r.sources {
+		b.source(text)
+	}
+	for _, text := range r.dests {
+		b.dest(text)
+	}
+	client := a.client(r.remote)
+	for _, text := range append(r.sources, r.dests...) {
+		if loc, err := parseLocation(text); err == nil && loc.kind == locationName && !onlyLocal(loc.ref) {
+			b.network = true
+			client.AskHelpers(ctx, loc.ref)
+		}
+	}
+	if b.network {
+		b.reads = append(b.reads, client.Reads()...)
+	}
+	return b
+}
+
+// source adds what is read of a SRC; what is wrong with it, the verb reports.
+func (b *boundary) source(text string) {
+	loc, err := parseLocation(text)
+	if err != nil {
+		return
+	}
+	switch loc.kind {
+	case locationStream, locationName:
+	case locationLayout:
+		b.writes = append(b.writes, loc.path) // the lock that keeps the garbage collection away
+	default:
+		b.reads = append(b.reads, loc.path, loc.path+signature.FileSuffix)
+		if info, err := os.Stat(loc.path); err == nil && info.IsDir() && loc.kind == locationFile {
+			b.writes = append(b.writes, loc.path) // it may be a layout
+		}
+	}
+}
+
+// dest adds what is written of a DEST.
+func (b *boundary) dest(text string) {
+	loc, err := parseLocation(text)
+	if err != nil {
+		return
+	}
+	switch loc.kind {
+	case locationStream, locationName:
+	case locationLayout:
+		b.writes = append(b.writes, existing(loc.path))
+	default:
+		b.writes = append(b.writes, filepath.Dir(loc.path)) // under a temporary name first
+	}
+}
+
+// existing is path, or what is there of the way to it.
+func existing(path string) string {
+	for {
+		if _, err := os.Stat(path); err == nil || path == filepath.Dir(path) {
+			return path
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+// systemFiles are those that name resolution, TLS and the C library read.
+func systemFiles() []string {
+	return []string{
+		"/etc/ca-certificates", "/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/localtime", "/etc/nsswitch.conf", "/etc/pki",
+		"/etc/protocols", "/etc/resolv.conf", "/etc/services", "/etc/ssl", "/lib", "/lib64", "/usr",
+	}
+}
