@@ -71,10 +71,11 @@ interop: ## Carry checkpoints between ckarchive and other engines, and print wha
 	test/setup interop
 	CI=true CKARCHIVE_INTEROP_FULL=1 go test -count=1 -v -timeout 20m ./test/interop | sed -nE '/^ *(\||--- |FAIL|ok)/p; /_test.go:[0-9]+: /p'
 
-bench: ## Measure freeze time, archive size and restore time
+bench: ## Measure, side by side with Podman and runc, frozen time, bytes sent, restore time and more
 	test/setup bench
 	$(MAKE) build
 	go run ./test/bench
+	CI=true CKARCHIVE_UPLOADS_FULL=1 go test -count=1 -v -run TestUploadCut ./test/faults | sed -nE 's/.*upload_test.go:[0-9]+: (.* after |[0-9]+ bytes each)/\1/p; /^(--- |FAIL|ok)/p'
 
 fuzz: ## Run each fuzz target for FUZZTIME (60s)
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +42,9 @@ func TestJudge(t *testing.T) {
 		{"at the limit", quantity{limit: 256}, samples{255, 256}, samples{512}, "0.50", "at most 256 MiB: met"},
 		{"worst over the limit", quantity{limit: 256}, samples{1, 1, 257}, nil, "", "at most 256 MiB: missed"},
 		{"no goal", quantity{}, samples{3}, samples{4}, "0.75", ""},
+		{"a small ratio", quantity{ratio: 1. / 50}, samples{1}, samples{49}, "0.020", "at most 0.020: missed"},
+		{"to another tool", quantity{ratio: 1.3, against: plainName}, samples{1}, samples{1}, "1.00 of runc", "at most 1.30 of runc: met"},
+		{"in seconds", quantity{limit: 0.35, unit: "s"}, samples{0.4}, nil, "", "at most 0.35 s: missed"},
 	} {
 		ratio, verdict := tt.q.judge(tt.ours, tt.reference)
 		if ratio != tt.ratio || verdict != tt.verdict {
@@ -53,7 +59,7 @@ func TestPrint(t *testing.T) {
 	r.add(oursName, exportWall, 2)
 	r.add(podmanName, exportWall, 3)
 	var out bytes.Buffer
-	if err := r.print(&out, []string{oursName, podmanName, plainName}, oursName, podmanName); err != nil {
+	if err := r.print(&out, fileQuantities(), []string{oursName, podmanName, plainName}, oursName, podmanName); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
@@ -98,6 +104,58 @@ func TestTickAfter(t *testing.T) {
 	}
 }
 
+func TestLongestGap(t *testing.T) {
+	for in, want := range map[string]time.Duration{"": 0, "7\n": 0, "1000\n2000\n5000\n6000\n99": 3000} {
+		if got, err := longestGap([]byte(in)); err != nil || got != want {
+			t.Errorf("longest gap in %q: got %v, %v, want %v", in, got, err, want)
+		}
+	}
+	if _, err := longestGap([]byte("x\n")); err == nil {
+		t.Error("got no error for a line that is no number")
+	}
+}
+
+// A layout as writeLayout makes it is one for skopeo, and its layer is found again.
+func TestLayout(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	layout := filepath.Join(dir, "layout")
+	if err := writeLayout(layout, file); err != nil {
+		t.Fatal(err)
+	}
+	layer, err := layerOf(layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(layer); err != nil || string(got) != "content" {
+		t.Errorf("layer: got %q, %v", got, err)
+	}
+	if skopeo, err := exec.LookPath("skopeo"); err == nil {
+		said, err := exec.CommandContext(t.Context(), skopeo, "copy", "--insecure-policy", "oci:"+layout+":"+layoutTag, "dir:"+filepath.Join(dir, "copy")).CombinedOutput()
+		if err != nil {
+			t.Errorf("skopeo copy: %v: %s", err, said)
+		}
+	}
+}
+
+func TestRotated(t *testing.T) {
+	if got := strings.Join(rotated([]string{"a", "b", "c"}, 4), ""); got != "bca" {
+		t.Errorf("got %s, want bca", got)
+	}
+}
+
+func TestRedisReply(t *testing.T) {
+	for in, want := range map[string]string{"+PONG\r\n": "PONG", "-ERR no\r\n": "", "+cut": ""} {
+		got, err := redisReply(bufio.NewReader(strings.NewReader(in)))
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("reply %q: got %q, %v, want %q", in, got, err, want)
+		}
+	}
+}
+
 func TestHighWater(t *testing.T) {
 	for in, want := range map[string]int64{
 		"VmPeak:\t 9 kB\nVmHWM:\t   35116 kB\nVmRSS:\t 1 kB\n": 35116 << 10,
@@ -130,7 +188,10 @@ func TestParse(t *testing.T) {
 	if got, want := strings.Join(o.steps, " "), "export"; got != want {
 		t.Errorf("steps: got %q, want %q", got, want)
 	}
-	for _, args := range [][]string{{"-only", "push"}, {"-with", "docker"}, {"-size", "0"}, {"-runs", "0"}, {"more"}} {
+	if got, want := strings.Join(o.scenes, " "), "file registry redis node sizes"; got != want {
+		t.Errorf("scenes: got %q, want %q", got, want)
+	}
+	for _, args := range [][]string{{"-only", "push"}, {"-scene", "ballet"}, {"-with", "docker"}, {"-size", "0"}, {"-runs", "0"}, {"more"}} {
 		if _, err := parse(args); err == nil {
 			t.Errorf("%q: got no error", args)
 		}

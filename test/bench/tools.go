@@ -12,7 +12,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/ckarchive/ckarchive/archive"
-	"github.com/ckarchive/ckarchive/criu"
 )
 
 // tool is one way to carry a container.
@@ -27,6 +26,14 @@ type container interface {
 	export(ctx context.Context, file string) (exported, error)
 	// restore brings it back from the archive and returns when the command has.
 	restore(ctx context.Context, file string) (usage, error)
+	// publish makes a checkpoint of the container, which goes on, and sends it to a registry under a name.
+	publish(ctx context.Context, name string) (published, error)
+	// fetch restores on another host what publish has sent. The container here has ended.
+	fetch(ctx context.Context, name string) (usage, error)
+	// again does so once more, on the same host.
+	again(ctx context.Context, name string) (usage, error)
+	// end ends what runs. What was fetched stays.
+	end(ctx context.Context) error
 	// remove ends it and everything that was made for it.
 	remove(ctx context.Context) error
 }
@@ -36,6 +43,20 @@ type exported struct {
 	usage
 	frozen time.Duration // by CRIU
 	paused time.Duration // with what the tool did while the container stood still; 0 if unknown
+}
+
+// published is what sending a checkpoint to a registry took.
+type published struct {
+	export exported // to where it is pushed from: a store, an image or a file
+	push   usage
+}
+
+// and is one usage after another.
+func (u usage) and(next usage) usage {
+	return usage{
+		began: u.began, wall: u.wall + next.wall, cpu: u.cpu + next.cpu,
+		peak: max(u.peak, next.peak), peakAll: max(u.peakAll, next.peakAll),
+	}
 }
 
 func micros[T int64 | uint64](n T) time.Duration {
@@ -68,7 +89,8 @@ func (b runcBundle) prepare(ctx context.Context) error {
 	if err := json.Unmarshal(content, &spec); err != nil {
 		return fmt.Errorf("read %q: %w", path, err)
 	}
-	spec.Process.Terminal, spec.Process.Args, spec.Root.Readonly = false, b.command(), false
+	spec.Process.Terminal, spec.Process.Args, spec.Root.Readonly = false, b.load.command(), false
+	spec.Process.Env = append(spec.Process.Env, b.load.env()...)
 	namespaces := []specs.LinuxNamespace{}
 	for _, n := range spec.Linux.Namespaces {
 		if n.Type != specs.NetworkNamespace {
@@ -117,16 +139,36 @@ func (t ours) start(ctx context.Context) (container, error) {
 
 type oursContainer struct{ runcBundle }
 
-func (c oursContainer) ckarchive(verb string, args ...string) []string {
+// ckarchive is its command line, on this host or, with another store, the other one.
+func (c oursContainer) ckarchive(store, verb string, args ...string) []string {
 	dir := c.scene.dir
-	return append([]string{
-		c.binary, "--root", filepath.Join(dir, "store"), "--run-dir", filepath.Join(dir, "run"), "--json", "--quiet", verb,
-		"--runtime", "runc", "--runtime-root", filepath.Join(dir, "runc"), "--base", c.base,
-	}, args...)
+	argv := []string{c.binary, "--root", filepath.Join(dir, store), "--run-dir", filepath.Join(dir, "run-"+store), "--json", "--quiet", verb}
+	if verb == "export" || verb == "restore" {
+		argv = append(argv, "--runtime", "runc", "--runtime-root", filepath.Join(dir, "runc"), "--base", c.base)
+	}
+	if verb == "restore" {
+		argv = append(argv, "--detach", "--map-mount", "/out="+c.out)
+	}
+	return append(argv, args...)
 }
 
+// The stores of two hosts.
+const (
+	hereStore  = "store"
+	thereStore = "store-there"
+)
+
 func (c oursContainer) export(ctx context.Context, file string) (exported, error) {
-	out, u, err := measure(ctx, c.ckarchive("export", c.id, file)...)
+	x, err := c.dump(ctx, c.id, file)
+	if err != nil {
+		return exported{}, err
+	}
+	return x, c.end(ctx)
+}
+
+// dump exports with these arguments.
+func (c oursContainer) dump(ctx context.Context, args ...string) (exported, error) {
+	out, u, err := measure(ctx, c.ckarchive(hereStore, "export", args...)...)
 	if err != nil {
 		return exported{}, err
 	}
@@ -136,53 +178,40 @@ func (c oursContainer) export(ctx context.Context, file string) (exported, error
 	if err := json.Unmarshal(out, &said); err != nil {
 		return exported{}, fmt.Errorf("read what ckarchive export printed: %w", err)
 	}
-	if err := run(ctx, c.runc("delete", "--force", c.id)...); err != nil {
-		return exported{}, err
-	}
 	return exported{u, micros(said.Stats.FrozenTime), micros(said.Stats.PausedTime)}, nil
 }
 
 func (c oursContainer) restore(ctx context.Context, file string) (usage, error) {
-	_, u, err := measure(ctx, c.ckarchive("restore", "--detach", "--map-mount", "/out="+c.out, file)...)
+	_, u, err := measure(ctx, c.ckarchive(hereStore, "restore", file)...)
 	return u, err
 }
 
-// plain is runc's own checkpoint, packed by tar and zstd. It carries no root file system.
-type plain struct{ *scene }
-
-var _ tool = plain{}
-
-func (t plain) start(ctx context.Context) (container, error) {
-	c := plainContainer{runcBundle{t.scene, filepath.Join(t.dir, "bundle")}}
-	return c, c.runcBundle.start(ctx)
-}
-
-type plainContainer struct{ runcBundle }
-
-// together makes one command of several, so that they are measured as one.
-func together(script string, args ...string) []string {
-	return append([]string{"sh", "-euc", script, "sh"}, args...)
-}
-
-func (c plainContainer) images() string { return filepath.Join(c.dir, "images") }
-
-func (c plainContainer) export(ctx context.Context, file string) (exported, error) {
-	argv := together(`file=$1 images=$2; shift 2; "$@"; tar --zstd -cf "$file" -C "$images" .; sync "$file"`, file, c.images())
-	argv = append(argv, c.runc("checkpoint", "--image-path", c.images(), "--work-path", c.dir, c.id)...)
-	_, u, err := measure(ctx, argv...)
-	if err != nil {
-		return exported{}, err
+func (c oursContainer) publish(ctx context.Context, name string) (p published, err error) {
+	if p.export, err = c.dump(ctx, "--leave-running", c.id, name); err != nil {
+		return p, err
 	}
-	stats, err := criu.ReadStats(c.dir)
-	if err != nil {
-		return exported{}, err
-	}
-	return exported{usage: u, frozen: micros(stats.FrozenTime)}, os.RemoveAll(c.images())
+	_, p.push, err = measure(ctx, c.ckarchive(hereStore, "push", "--plain-http", name, name)...)
+	return p, err
 }
 
-func (c plainContainer) restore(ctx context.Context, file string) (usage, error) {
-	argv := together(`file=$1 images=$2; shift 2; mkdir "$images"; tar --zstd -xf "$file" -C "$images"; exec "$@" </dev/null >/dev/null 2>&1`, file, c.images())
-	argv = append(argv, c.runc("restore", "--detach", "--bundle", c.dir, "--image-path", c.images(), "--work-path", c.dir, c.id)...)
-	_, u, err := measure(ctx, argv...)
+func (c oursContainer) fetch(ctx context.Context, name string) (usage, error) {
+	_, u, err := measure(ctx, c.ckarchive(thereStore, "restore", "--plain-http", name)...)
 	return u, err
+}
+
+func (c oursContainer) again(ctx context.Context, name string) (usage, error) {
+	_, u, err := measure(ctx, c.ckarchive(thereStore, "restore", "--pull", "never", name)...)
+	return u, err
+}
+
+func (c oursContainer) end(ctx context.Context) error {
+	return run(ctx, c.runc("delete", "--force", c.id)...)
+}
+
+func (c oursContainer) remove(ctx context.Context) error {
+	err := c.runcBundle.remove(ctx)
+	for _, store := range []string{hereStore, thereStore} {
+		err = errors.Join(err, run(ctx, "rm", "-rf", "--one-file-system", filepath.Join(c.scene.dir, store)))
+	}
+	return err
 }

@@ -208,15 +208,15 @@ func TestCheckFetchesLittle(t *testing.T) {
 		for _, args := range [][]string{
 			{"check", "--id", far.id("free"), "--base", h.built.base}, {"inspect"}, {"inspect", "--tree"},
 		} {
-			few := newSevered(t, registry.Host, most)
-			o := far.run(append(append([]string{"--json"}, args...), "--plain-http", few.host()+name)...).want(0)
+			few := env.Sever(t, registry.Host, most, nil)
+			o := far.run(append(append([]string{"--json"}, args...), "--plain-http", few.Host+name)...).want(0)
 			if !strings.Contains(o.stdout, "runc") {
 				t.Errorf("%s %s: nothing was learned: %s", args[0], compression, o)
 			}
-			if few.rest() < 0 {
+			if few.Left() < 0 {
 				t.Errorf("%s %s: more than %d bytes were fetched", args[0], compression, most)
 			}
-			t.Logf("%s %s: %d bytes", args[0], compression, most-few.rest())
+			t.Logf("%s %s: %d bytes", args[0], compression, most-few.Left())
 		}
 		if exists(t, filepath.Join(far.root, "blobs")) {
 			t.Error("something was kept")

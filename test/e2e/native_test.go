@@ -5,9 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pagemap"
@@ -94,18 +92,8 @@ func TestNativeTravels(t *testing.T) {
 		}
 	}
 
-	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, "http://"+one.Host+"/v2/c/manifests/"+descs[0].Digest.String(), nil)
-	must(t, err)
-	resp, err := http.DefaultClient.Do(req)
-	must(t, err)
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusAccepted {
-		t.Fatalf("delete the first: %s", resp.Status)
-	}
-	out := command(t, env.Program(t, "docker-registry"), "garbage-collect", filepath.Join(filepath.Dir(one.Dir), "config.yml"))
-	if !strings.Contains(out, "eligible for deletion") {
-		t.Errorf("garbage collection says %s", out)
-	}
+	one.Delete(t, "c", descs[0].Digest.String())
+	one.CollectGarbage(t)
 	last := fmt.Sprintf("%s/c:v2", one.Host)
 	command(t, "skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", "--dest-tls-verify=false", "docker://"+last, "docker://"+two.Host+"/d:v2")
 

@@ -3,12 +3,9 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/ckarchive/ckarchive/test/env"
@@ -109,73 +106,6 @@ func TestLogin(t *testing.T) {
 	c.unharmed()
 }
 
-// severed is a registry behind a connection that breaks when limit bytes have
-// gone in one direction.
-type severed struct {
-	listener net.Listener
-	to       string
-	mu       sync.Mutex
-	left     int64
-}
-
-func newSevered(t *testing.T, to string, limit int64) *severed {
-	t.Helper()
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
-	must(t, err)
-	s := &severed{listener: listener, to: to, left: limit}
-	t.Cleanup(func() { _ = listener.Close() }) // it may be closed already
-	go s.serve()
-	return s
-}
-
-func (s *severed) host() string { return s.listener.Addr().String() }
-
-// rest is how many bytes may still go through.
-func (s *severed) rest() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.left
-}
-
-func (s *severed) serve() {
-	for {
-		in, err := s.listener.Accept()
-		if err != nil {
-			return
-		}
-		out, err := net.Dial("tcp4", s.to)
-		if err != nil {
-			_ = in.Close()
-			continue
-		}
-		closed := sync.OnceFunc(func() { _, _ = in.Close(), out.Close() })
-		for _, way := range []struct{ from, to net.Conn }{{in, out}, {out, in}} {
-			go func() {
-				defer closed()
-				_, _ = io.Copy(&counted{s, way.to}, way.from) // its end is all that matters
-			}()
-		}
-	}
-}
-
-// counted writes until the limit.
-type counted struct {
-	s  *severed
-	to io.Writer
-}
-
-func (c *counted) Write(b []byte) (int, error) {
-	c.s.mu.Lock()
-	c.s.left -= int64(len(b))
-	dead := c.s.left < 0
-	c.s.mu.Unlock()
-	if dead {
-		_ = c.s.listener.Close() // nobody gets through any more
-		return 0, io.ErrClosedPipe
-	}
-	return c.to.Write(b)
-}
-
 func TestRegistryGoesAway(t *testing.T) {
 	h, fresh := newHost(t, "docker-registry"), newHost(t)
 	registry := env.Registry(t, env.RegistryOptions{})
@@ -183,15 +113,15 @@ func TestRegistryGoesAway(t *testing.T) {
 	path := c.export("c.tar", "--leave-running", "--base", h.built.base)
 
 	const enough = 4 << 20
-	up := newSevered(t, registry.Host, enough)
-	h.run("push", "--plain-http", path, up.host()+"/counter:v1").refused(9)
+	up := env.Sever(t, registry.Host, enough, nil)
+	h.run("push", "--plain-http", path, up.Host+"/counter:v1").refused(9)
 	if tags := entries(t, filepath.Join(registry.Dir, "docker/registry/v2/repositories/counter/_manifests/tags")); len(tags) > 0 {
 		t.Errorf("the registry has the tags %q of what was not pushed whole", tags)
 	}
 	h.ok("push", "--plain-http", path, registry.Host+"/counter:v1")
 
-	down := newSevered(t, registry.Host, enough)
-	name := down.host() + "/counter:v1"
+	down := env.Sever(t, registry.Host, enough, nil)
+	name := down.Host + "/counter:v1"
 	file := fresh.path("pulled.tar")
 	fresh.run("pull", "--plain-http", name, file).refused(9)
 	if exists(t, file) {

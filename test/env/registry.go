@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +22,8 @@ import (
 // everybody push and pull.
 type RegistryOptions struct {
 	User, Password string // asked for when User is not empty
+	// V3 is distribution's third version instead of Debian's, which is the second.
+	V3 bool
 }
 
 // RegistryServer is a running registry that speaks plain HTTP.
@@ -28,15 +31,23 @@ type RegistryServer struct {
 	Host string // "127.0.0.1:PORT", the start of an image's name
 	Dir  string // where it keeps its content
 	Log  string // the file that has its log
+
+	program, config string
 }
 
-// Registry starts Debian's docker-registry on a free port of 127.0.0.1, with its
+// Registry starts Debian's docker-registry, or distribution's third version, on a free port of 127.0.0.1, with its
 // content in a temporary directory, and waits until it answers. It ends with the test.
 func Registry(tb testing.TB, opts RegistryOptions) *RegistryServer {
 	tb.Helper()
-	program := Program(tb, "docker-registry")
+	program := "docker-registry"
+	if opts.V3 {
+		program = "registry"
+	}
 	dir := tb.TempDir()
-	r := &RegistryServer{Dir: filepath.Join(dir, "content"), Log: filepath.Join(dir, "log")}
+	r := &RegistryServer{
+		Dir: filepath.Join(dir, "content"), Log: filepath.Join(dir, "log"),
+		program: Program(tb, program), config: filepath.Join(dir, "config.yml"),
+	}
 	config := fmt.Sprintf(`version: 0.1
 log: {level: info, accesslog: {disabled: true}}
 storage:
@@ -49,13 +60,58 @@ http: {addr: "127.0.0.1:0"}
 		writeHtpasswd(tb, passwords, opts)
 		config += fmt.Sprintf("auth: {htpasswd: {realm: test, path: %q}}\n", passwords)
 	}
-	configFile := filepath.Join(dir, "config.yml")
-	if err := os.WriteFile(configFile, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(r.config, []byte(config), 0o600); err != nil {
 		tb.Fatalf("configure registry: %v", err)
 	}
-	r.serve(tb, program, configFile)
+	r.serve(tb)
 	r.waitReady(tb)
 	return r
+}
+
+// Delete removes a manifest of a repository.
+func (r *RegistryServer) Delete(tb testing.TB, repository, digest string) {
+	tb.Helper()
+	request, err := http.NewRequestWithContext(tb.Context(), http.MethodDelete, "http://"+r.Host+"/v2/"+repository+"/manifests/"+digest, nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		tb.Fatalf("delete %s@%s: %v", repository, digest, err)
+	}
+	defer response.Body.Close() //nolint:errcheck // read only
+	if response.StatusCode != http.StatusAccepted {
+		tb.Fatalf("delete %s@%s: %s", repository, digest, response.Status)
+	}
+}
+
+// CollectGarbage lets the registry's own command remove the blobs that no manifest names any more.
+func (r *RegistryServer) CollectGarbage(tb testing.TB) {
+	tb.Helper()
+	said, err := exec.CommandContext(tb.Context(), r.program, "garbage-collect", r.config).CombinedOutput()
+	if err != nil || !strings.Contains(string(said), "eligible for deletion") {
+		tb.Fatalf("collect garbage: %v\n%s", err, said)
+	}
+}
+
+// Blobs gives the size of each blob that it keeps, by its path.
+func (r *RegistryServer) Blobs(tb testing.TB) map[string]int64 {
+	tb.Helper()
+	sizes := map[string]int64{}
+	err := filepath.WalkDir(r.Dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.Name() != "data" || !strings.Contains(path, "/blobs/") {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			sizes[path] = info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return sizes
 }
 
 func writeHtpasswd(tb testing.TB, path string, opts RegistryOptions) {
@@ -73,13 +129,13 @@ func writeHtpasswd(tb testing.TB, path string, opts RegistryOptions) {
 
 // serve starts the server and learns its port, which the kernel chooses, from
 // its log.
-func (r *RegistryServer) serve(tb testing.TB, program, config string) {
+func (r *RegistryServer) serve(tb testing.TB) {
 	tb.Helper()
 	logFile, err := os.Create(r.Log)
 	if err != nil {
 		tb.Fatalf("start registry: %v", err)
 	}
-	cmd := exec.Command(program, "serve", config) // It is asked to end, and waited for, in the cleanup.
+	cmd := exec.Command(r.program, "serve", r.config) // It is asked to end, and waited for, in the cleanup.
 	// Should the test process be killed, the server is not to outlive it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := cmd.StderrPipe()

@@ -37,3 +37,31 @@ func Fill(memory []byte) {
 		}
 	}
 }
+
+// changedBytes is how much of a page a change rewrites: programs seldom rewrite whole pages.
+const changedBytes = 1 << 10
+
+// PageBytes is the unit of changes.
+const PageBytes = 4096
+
+// Changes rewrites pages.
+type Changes struct {
+	random  *rand.ChaCha8
+	numbers *rand.Rand
+}
+
+// NewChanges makes the same changes each time.
+func NewChanges() *Changes {
+	random := rand.NewChaCha8([32]byte{'c', 'h', 'a', 'n', 'g', 'e', 's'})
+	return &Changes{random, rand.New(random)} //nolint:gosec // content of a benchmark
+}
+
+// Pages rewrites a quarter of each of count pages, which are chosen anew each time and all over the memory.
+func (c *Changes) Pages(memory []byte, count int) {
+	pages := len(memory) / PageBytes
+	for _, n := range c.numbers.Perm(pages)[:min(count, pages)] {
+		at := n*PageBytes + c.numbers.IntN(PageBytes-changedBytes+1)
+		// ChaCha8's Read never fails.
+		_, _ = c.random.Read(memory[at : at+changedBytes])
+	}
+}

@@ -31,3 +31,24 @@ func TestFill(t *testing.T) {
 		t.Error("got other content the second time")
 	}
 }
+
+func TestChanges(t *testing.T) {
+	memory := make([]byte, 100*PageBytes)
+	changes := NewChanges()
+	changed := func(before []byte) (pages int) {
+		for n := range 100 {
+			if !bytes.Equal(memory[n*PageBytes:(n+1)*PageBytes], before[n*PageBytes:(n+1)*PageBytes]) {
+				pages++
+			}
+		}
+		return pages
+	}
+	for range 2 {
+		before := bytes.Clone(memory)
+		changes.Pages(memory, 10)
+		if got := changed(before); got != 10 {
+			t.Errorf("%d pages were changed, want 10", got)
+		}
+	}
+	changes.Pages(memory, 1000) // as many as there are
+}

@@ -6,7 +6,8 @@
 //
 // In DIR it writes ticks, one time per line in nanoseconds since 1970. When DIR/check
 // appears, it writes the checksum of its memory to DIR/sum and removes check; the first
-// sum is there before the first tick.
+// sum is there before the first tick. When DIR/change appears, it first rewrites a part of as many
+// pages as that file says.
 package main
 
 import (
@@ -18,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -44,6 +46,7 @@ func run(args []string) error {
 		return fmt.Errorf("map %d MiB: %w", mib, err)
 	}
 	content.Fill(memory)
+	changes := content.NewChanges()
 	if err := changeRoot(); err != nil {
 		return err
 	}
@@ -56,7 +59,10 @@ func run(args []string) error {
 			return err
 		}
 		if n%64 == 0 {
-			if err := answerCheck(dir, memory); err != nil {
+			if err := answer(dir, "change", memory, changes.Pages); err != nil {
+				return err
+			}
+			if err := answer(dir, "check", memory, nil); err != nil {
 				return err
 			}
 		}
@@ -84,10 +90,19 @@ func tick(path string) error {
 	return errors.Join(err, f.Close())
 }
 
-func answerCheck(dir string, memory []byte) error {
-	request := filepath.Join(dir, "check")
-	if _, err := os.Stat(request); err != nil {
+// answer does what a file of that name in dir asks for, writes the sum and removes the file.
+func answer(dir, name string, memory []byte, do func(memory []byte, count int)) error {
+	request := filepath.Join(dir, name)
+	said, err := os.ReadFile(request)
+	if err != nil {
 		return nil //nolint:nilerr // not asked
+	}
+	if do != nil {
+		count, err := strconv.Atoi(strings.TrimSpace(string(said)))
+		if err != nil {
+			return fmt.Errorf("%s: %w", request, err)
+		}
+		do(memory, count)
 	}
 	if err := writeSum(dir, memory); err != nil {
 		return err
