@@ -109,7 +109,7 @@ func bench(ctx context.Context, args []string) (err error) {
 	if o.dir, err = filepath.Abs(o.dir); err != nil {
 		return err
 	}
-	if o.dir, err = os.MkdirTemp(o.dir, "ckarchive-bench-"); err != nil {
+	if o.dir, err = os.MkdirTemp(o.dir, "ckbench-"); err != nil {
 		return err
 	}
 	cleanUp, cancel := context.WithCancel(context.WithoutCancel(ctx))

@@ -21,10 +21,10 @@ var _ tool = podman{}
 
 func newPodman(s *scene) podman { return podman{s, "localhost/ckarchive-bench:base"} }
 
-// The storages of two hosts.
+// The storages of two hosts. Podman 4 allows 50 characters for the name of its run directory.
 const (
-	here  = "podman"
-	there = "podman-there"
+	here  = "p1"
+	there = "p2"
 )
 
 // importBase makes an image of the base on both hosts, with the same ID: only that one is restored on.
