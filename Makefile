@@ -8,6 +8,7 @@ MAKEFLAGS   += --no-print-directory
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 60s
+FAULTS   := Interrupted|Killed|CRIUEnds|Recover|Full|Faulty|Limits|Together|Timeout|Busy|Destinations|Lock
 CACHE    := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ckarchive
 
 # The tools that test/setup builds; then a CRIU of its making, and Go where it
@@ -18,7 +19,7 @@ export PATH := $(CACHE)/bin:/usr/local/sbin:$(PATH):/usr/sbin:/sbin:/usr/local/g
 # among them that need root or CRIU skip themselves, except when CI is "true".
 UNIT = $(shell go list ./... | grep -v '/ckarchive/test/')
 
-.PHONY: help build demo check lint lines test unit root-tests e2e interop matrix bench fuzz fuzz-short clean
+.PHONY: help build demo check lint lines test unit root-tests e2e interop matrix bench faults fuzz fuzz-short clean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +77,11 @@ bench: ## Measure, side by side with Podman and runc, frozen time, bytes sent, r
 	$(MAKE) build
 	go run ./test/bench
 	CI=true CKARCHIVE_UPLOADS_FULL=1 go test -count=1 -v -run TestUploadCut ./test/faults | sed -nE 's/.*upload_test.go:[0-9]+: (.* after |[0-9]+ bytes each)/\1/p; /^(--- |FAIL|ok)/p'
+
+faults: ## Kill, starve and hang everything everywhere, three times over
+	test/setup test
+	CI=true CKARCHIVE_FAULTS_FULL=1 go test -count=3 -timeout 90m ./test/faults
+	CI=true CKARCHIVE_FAULTS_FULL=1 go test -count=3 -timeout 90m -run '$(FAULTS)' ./test/e2e
 
 fuzz: ## Run each fuzz target for FUZZTIME (60s)
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \

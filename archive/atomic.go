@@ -46,22 +46,77 @@ func CreateAtomic(path string, replace bool) (*AtomicFile, error) {
 	if err := checkTarget(path, replace); err != nil {
 		return nil, err
 	}
-	dir, temp := temporaryName(path)
-	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, fileMode)
+	removeAbandoned(path)
+	f, dir, err := createTemporary(path)
 	if err != nil {
 		return nil, fmt.Errorf("create a file in %q: %w", dir, bare(err))
 	}
 	return &AtomicFile{file: f, dir: dir, path: path, replace: replace, sum: xxhash.New()}, nil
 }
 
-// temporaryName gives the directory of path and a name in it for what is to become path.
-func temporaryName(path string) (dir, temp string) {
+// temporaryLetters is the length of the random end of a temporary name.
+const temporaryLetters = 12
+
+// temporaryPrefix gives the directory of path and how names in it begin of what is to become path.
+func temporaryPrefix(path string) (dir, prefix string) {
 	const room = MaxComponentBytes - 32 // for the other parts of the name
 	dir, base := filepath.Split(path)
 	if dir == "" {
 		dir = "."
 	}
-	return dir, filepath.Join(dir, "."+base[:min(len(base), room)]+".ckarchive-"+rand.Text()[:12])
+	return dir, "." + base[:min(len(base), room)] + ".ckarchive-"
+}
+
+// temporaryName gives the directory of path and a name in it for what is to become path.
+func temporaryName(path string) (dir, temp string) {
+	dir, prefix := temporaryPrefix(path)
+	return dir, filepath.Join(dir, prefix+rand.Text()[:temporaryLetters])
+}
+
+// createTemporary makes a file for what is to become path, and locks it for as long as it is open: one
+// that is not locked is of a process that was killed.
+func createTemporary(path string) (_ *os.File, dir string, err error) {
+	for {
+		dir, temp := temporaryName(path)
+		f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, fileMode)
+		if err != nil {
+			return nil, dir, err
+		}
+		// Where a file system knows no locks, nothing is taken for abandoned.
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if _, serr := os.Lstat(temp); serr == nil && !errors.Is(err, unix.EWOULDBLOCK) {
+			return f, dir, nil
+		}
+		// Somebody took it for abandoned before it was locked, and removes it.
+		if err := f.Close(); err != nil {
+			return nil, dir, err
+		}
+	}
+}
+
+// removeAbandoned removes the temporary files that killed processes left which were to write path too. What
+// cannot be removed does no harm.
+func removeAbandoned(path string) {
+	dir, prefix := temporaryPrefix(path)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		random, ok := strings.CutPrefix(e.Name(), prefix)
+		if !ok || len(random) != temporaryLetters || !e.Type().IsRegular() {
+			continue
+		}
+		temp := filepath.Join(dir, e.Name())
+		f, err := os.OpenFile(temp, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			_ = os.Remove(temp)
+		}
+		_ = f.Close() // nothing was written
+	}
 }
 
 // checkTarget refuses a path that nothing may be created at.

@@ -499,3 +499,44 @@ func TestOpenDirRejects(t *testing.T) {
 		t.Error("Open after Close: got nil, want an error")
 	}
 }
+
+// What a killed process left is removed by the next one that writes the same file; what another one is
+// writing, and what only looks like it, stays.
+func TestAbandonedTemporary(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x.tar")
+	killed, err := CreateAtomic(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := killed.file.Close(); err != nil { // as the kernel does
+		t.Fatal(err)
+	}
+	living, err := CreateAtomic(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	others := []string{".x.tar.ckarchive-SHORT", ".y.tar.ckarchive-ABCDEFGHIJKL", "x.tar.ckarchive-ABCDEFGHIJKL"}
+	for _, name := range others {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next, err := CreateAtomic(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{killed.file.Name(): false, living.file.Name(): true, next.file.Name(): true} {
+		if _, err := os.Lstat(name); (err == nil) != want {
+			t.Errorf("%s: %v, want it there: %v", name, err, want)
+		}
+	}
+	for _, name := range others {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := errors.Join(living.Commit(t.Context()), next.Close()); err != nil {
+		t.Error(err)
+	}
+}

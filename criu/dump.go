@@ -92,7 +92,10 @@ func Dump(ctx context.Context, b Binary, opts DumpOptions) (Dumped, error) {
 	defer d.closePipes()
 	s := session{
 		bin: b.Path, logPath: d.result.LogPath, privateMounts: true,
-		notify: d.notify, accepted: notePostDump,
+		notify: d.notify,
+	}
+	if !opts.LeaveRunning {
+		s.accepted = notePostDump // the tasks may be gone from then on
 	}
 	if !hasNamespace(opts.Spec, specs.UserNamespace) {
 		s.toolsDir = opts.ToolsDir

@@ -19,7 +19,10 @@ import (
 const (
 	journalVersion = 1
 	journalFile    = "journal.json"
-	lockFile       = "lock"
+	// lockFile is locked by the process of the run, and by the programs that it started and that inherit the lock.
+	lockFile = "lock"
+	// ownerFile is locked by the process of the run alone, or by one that recovers it: always before lockFile is.
+	ownerFile = "owner"
 )
 
 // Target names the container of a journal, so that another process can find it again.
@@ -45,12 +48,12 @@ type record struct {
 	BootID     string   `json:"bootID"`
 }
 
-// journal is the directory of one run: the lock that its process holds, the journal
+// journal is the directory of one run: the locks that its process holds, the journal
 // and the spool.
 type journal struct {
-	dir  string
-	lock *os.File
-	rec  record
+	dir         string
+	owner, lock *os.File
+	rec         record
 }
 
 // newJournal makes the directory. The lock is taken before the journal exists, so that
@@ -66,7 +69,7 @@ func newJournal(ctx context.Context, spool string, rec record) (_ *journal, err 
 			err = errors.Join(err, j.remove())
 		}
 	}()
-	if j.lock, err = lockPath(filepath.Join(dir, lockFile)); err != nil {
+	if err := j.take(); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(filepath.Join(dir, archiveDir), 0o700); err != nil {
@@ -88,14 +91,20 @@ func Scratch(ctx context.Context, spool, label string) (dir string, closing func
 	return filepath.Join(j.dir, archiveDir), j.remove, nil
 }
 
-// share lets the processes that this one starts inherit the lock: a CRIU that outlives it is
-// still at work on the container, and whoever recovers has to wait for it.
-func (j *journal) share() error {
-	if _, err := unix.FcntlInt(j.lock.Fd(), unix.F_SETFD, 0); err != nil {
-		return fmt.Errorf("share the lock of the spool: %w", err)
+// take locks the directory for this process. A held one is an [ErrBusy].
+func (j *journal) take() (err error) {
+	if j.owner, err = lockPath(filepath.Join(j.dir, ownerFile)); err != nil {
+		return err
+	}
+	if j.lock, err = lockPath(filepath.Join(j.dir, lockFile)); err != nil {
+		return errors.Join(err, j.release())
 	}
 	return nil
 }
+
+// share lets the processes that this one starts inherit the lock: a CRIU that outlives it is
+// still at work on the container, and whoever recovers has to wait for it.
+func (j *journal) share() error { return share(j.lock) }
 
 // AfterDeath waits until the run of the directory dir is over: its process and
 // those that it started have ended, or it has finished.
@@ -117,16 +126,22 @@ func AfterDeath(dir string) error {
 
 // openJournal takes over the directory of a dead run. A living one is an [ErrBusy].
 func openJournal(dir string) (*journal, error) {
-	lock, err := lockPath(filepath.Join(dir, lockFile))
-	if err != nil {
+	j := &journal{dir: dir}
+	if err := j.take(); err != nil {
 		return nil, err
 	}
-	j := &journal{dir: dir, lock: lock}
-	b, err := os.ReadFile(filepath.Join(dir, journalFile))
+	if err := j.read(); err != nil {
+		return nil, errors.Join(err, j.release())
+	}
+	return j, nil
+}
+
+// read reads what was written last. None is the journal of a run that was killed before anything had happened.
+func (j *journal) read() error {
+	b, err := os.ReadFile(filepath.Join(j.dir, journalFile))
 	if errors.Is(err, os.ErrNotExist) {
-		// It was killed before anything had happened.
 		j.rec.Phase = Prepared
-		return j, nil
+		return nil
 	}
 	if err == nil {
 		err = json.Unmarshal(b, &j.rec)
@@ -135,9 +150,9 @@ func openJournal(dir string) (*journal, error) {
 		err = fmt.Errorf("journal version %d is from a later ckarchive", j.rec.Version)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("read the journal of %q: %w", dir, err), j.release())
+		return fmt.Errorf("read the journal of %q: %w", j.dir, err)
 	}
-	return j, nil
+	return nil
 }
 
 func (j *journal) advance(ctx context.Context, p Phase) error {
@@ -163,11 +178,14 @@ func (j *journal) remove() error {
 }
 
 func (j *journal) release() error {
-	if j.lock == nil {
-		return nil
+	var err error
+	if j.lock != nil {
+		err = j.lock.Close()
 	}
-	err := j.lock.Close()
-	j.lock = nil
+	if j.owner != nil {
+		err = errors.Join(err, j.owner.Close())
+	}
+	j.lock, j.owner = nil, nil
 	return err
 }
 
@@ -191,6 +209,26 @@ func Lock(dir, name string) (*os.File, error) {
 	}
 	sum := sha256.Sum256([]byte(name)) // names hold paths, which are no file names
 	return lockPath(filepath.Join(dir, hex.EncodeToString(sum[:8])+".lock"))
+}
+
+// LockShared is [Lock] for a file of the caller's, and for the programs that this process starts as well: they
+// inherit the lock, and [EndHolders] finds them by it.
+func LockShared(path string) (*os.File, error) {
+	f, err := lockPath(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := share(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func share(lock *os.File) error {
+	if _, err := unix.FcntlInt(lock.Fd(), unix.F_SETFD, 0); err != nil {
+		return fmt.Errorf("share the lock %q: %w", lock.Name(), err)
+	}
+	return nil
 }
 
 func lockPath(path string) (*os.File, error) {

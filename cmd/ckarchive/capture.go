@@ -37,7 +37,7 @@ func (x *export) dump(ctx context.Context, a *app, dir string, frozen func(conte
 		if x.cmd.WorkPath != "" {
 			return timedOut(ctx, err) // the log is where it was wanted
 		}
-		return a.keepLog(timedOut(ctx, err), filepath.Join(dir, archive.DumpLog), x.ctr.ID)
+		return timedOut(ctx, a.keepLog(err, filepath.Join(dir, archive.DumpLog), x.ctr.ID))
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/ckarchive/ckarchive/archive/capture"
 	"github.com/ckarchive/ckarchive/criu"
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
@@ -66,6 +67,9 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 		}
 	}
 	if opts.Stdin, opts.Stdout, opts.Stderr, err = r.stdio(ctx); err != nil {
+		return err
+	}
+	if err := r.beginWork(ctx, spec.Linux.CgroupsPath); err != nil {
 		return err
 	}
 	pid, err := r.runtime.Restore(ctx, opts)
@@ -172,6 +176,9 @@ func (r *restore) restoreDirectly(ctx context.Context, images string, spec *spec
 	if opts.Stdin, opts.Stdout, opts.Stderr, err = r.stdio(ctx); err != nil {
 		return err
 	}
+	if err := r.beginWork(ctx, opts.CgroupPath); err != nil {
+		return err
+	}
 	restored, err := criu.Restore(ctx, r.criu, opts)
 	if err != nil {
 		return err
@@ -184,6 +191,22 @@ func (r *restore) restoreDirectly(ctx context.Context, images string, spec *spec
 		return errors.Join(err, endProcess(restored.PID))
 	}
 	return r.found(ctx, restored.PID)
+}
+
+// beginWork notes what has to be ended if this process is killed from now on. What is started before, as the
+// container's log, is none of that.
+func (r *restore) beginWork(ctx context.Context, cgroup string) error {
+	lock, err := capture.LockShared(filepath.Join(r.home, workLock))
+	if err != nil {
+		return err
+	}
+	r.unlock = append(r.unlock, func() { _ = lock.Close() }) // closing releases
+	if !strings.Contains(cgroup, ":") {                      // which systemd makes, and removes
+		if r.cgroups, err = runtime.FreeCgroups(r.id, cgroup); err != nil {
+			return err
+		}
+	}
+	return r.writeState(ctx, stateRestoring)
 }
 
 // found makes sure that the container is there, and alive.

@@ -154,30 +154,33 @@ func (a *app) startGuard(dir string) error {
 func runGuard(root, runDir, dir string) int {
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	a := &app{stdin: os.Stdin, stdout: io.Discard, stderr: io.Discard, getenv: os.Getenv, cli: &cli{Root: root, RunDir: runDir, Quiet: true}}
-	go releaseAfter(os.Getppid(), capture.ImagesDir(dir))
+	go a.endOrphans()
 	if err := capture.AfterDeath(dir); err != nil {
 		return exitEnvironment
 	}
-	if _, err := os.Stat(dir); err != nil {
-		return 0 // it ended in order
+	for range guardTries {
+		if _, err := os.Stat(dir); err != nil {
+			return 0 // it ended in order, or was recovered
+		}
+		if err := a.recoverAll(context.Background()); err != nil {
+			return exitEnvironment
+		}
+		time.Sleep(guardPause) // another process may still be ending what was left at work
 	}
-	if err := a.recoverAll(context.Background()); err != nil {
-		return exitEnvironment
-	}
-	return 0
+	return exitEnvironment
 }
 
-// releasePause is how often the guard looks whether a dead capture's CRIU waits for it.
-const releasePause = 200 * time.Millisecond
+const (
+	// guardPause is how often the guard looks whether its capture has died, and tries to recover it.
+	guardPause = 200 * time.Millisecond
+	guardTries = 100
+)
 
-// releaseAfter waits for the death of parent, and then lets no CRIU wait for a reader of its memory.
-func releaseAfter(parent int, images string) {
+// endOrphans lets no program wait for a capture that has died. It is tried again as long as this process lives.
+func (a *app) endOrphans() {
 	for {
-		time.Sleep(releasePause)
-		if os.Getppid() != parent {
-			// It is tried again as long as this process lives.
-			_ = criu.ReleasePipes(images)
-		}
+		time.Sleep(guardPause)
+		_ = capture.EndOrphans(context.Background(), a.spoolDir(), criu.ReleasePipes)
 	}
 }
 

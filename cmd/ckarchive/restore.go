@@ -111,6 +111,7 @@ type restore struct {
 	rootfs  string
 	// madeBundle tells that bundle is ours to remove when the restore fails.
 	madeBundle bool
+	cgroups    []string // see restoreState
 	pid        int
 	logger     *logger
 	pipes      []*os.File     // to the output of a container in the foreground

@@ -31,14 +31,13 @@ func (r *restore) run(ctx context.Context) (err error) {
 		return errors.Join(err, r.closeSource())
 	}
 	if err := r.unpack(ctx, p, r.unpacked()); err != nil {
-		return errors.Join(err, r.discard())
+		return errors.Join(err, r.discard(ctx))
 	}
 	if err := r.judgeImages(ctx); err != nil {
-		return errors.Join(err, r.discard())
+		return errors.Join(err, r.discard(ctx))
 	}
 	if err := r.revive(ctx, p, r.unpacked()); err != nil {
-		err = r.app.keepLog(err, filepath.Join(r.home, "work", criu.RestoreLog), r.id)
-		return &restoreError{errors.Join(fmt.Errorf("restore container %q: %w", r.id, err), r.discard())}
+		return &restoreError{errors.Join(fmt.Errorf("restore container %q: %w", r.id, err), r.discard(ctx))}
 	}
 	if err := errors.Join(archive.RemoveTree(r.unpacked()), r.writeState(ctx, stateRunning)); err != nil {
 		r.app.warn("clean up after the restore: %v", err)
@@ -158,7 +157,10 @@ func (r *restore) revive(ctx context.Context, p *progress, unpacked string) erro
 	default:
 		err = r.restoreByRuntime(ctx, images, spec)
 	}
-	return timedOut(ctx, err)
+	if err != nil {
+		err = timedOut(ctx, r.app.keepLog(err, filepath.Join(r.work(), criu.RestoreLog), r.id))
+	}
+	return err
 }
 
 // claim takes the ID for this process and makes the container's home.
@@ -185,11 +187,13 @@ func (r *restore) claim(ctx context.Context) error {
 }
 
 // discard removes everything that a failed restore made.
-func (r *restore) discard() error {
+func (r *restore) discard(ctx context.Context) error {
+	// A runtime that was killed has ended and removed nothing. First of all: the log waits for its writers.
+	err := runtime.EndCgroups(context.WithoutCancel(ctx), r.cgroups)
 	r.logger.stop()
 	r.dropPipes()
 	r.output.Wait()
-	err := archive.RemoveTree(r.home)
+	err = errors.Join(err, archive.RemoveTree(r.home))
 	if r.madeBundle {
 		err = errors.Join(err, archive.RemoveTree(r.bundle))
 	}

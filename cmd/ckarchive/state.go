@@ -26,18 +26,22 @@ type restoreState struct {
 	Rootfs      string `json:"rootfs"`
 	Bundle      string `json:"bundle"`
 	MadeBundle  bool   `json:"madeBundle"`
+	// Cgroups are the directories in which nothing but this container is.
+	Cgroups []string `json:"cgroups,omitempty"`
 }
 
 const (
 	stateRestoring = "restoring"
 	stateRunning   = "running"
 	stateFile      = "restore.json"
+	// workLock is a lock in the home that a runtime or CRIU at work on a restore holds.
+	workLock = "work.lock"
 )
 
 func (r *restore) writeState(ctx context.Context, phase string) error {
 	b, err := json.MarshalIndent(restoreState{
 		ID: r.id, Phase: phase, Runtime: r.runtime.Name, RuntimePath: r.runtime.Path, RuntimeRoot: r.runtime.Root,
-		Rootfs: r.rootfs, Bundle: r.bundle, MadeBundle: r.madeBundle,
+		Rootfs: r.rootfs, Bundle: r.bundle, MadeBundle: r.madeBundle, Cgroups: r.cgroups,
 	}, "", "  ")
 	if err != nil {
 		return err
@@ -72,6 +76,9 @@ func (a *app) recoverWork(ctx context.Context) (done []capture.Recovery, busy []
 }
 
 func (a *app) recoverCaptures(ctx context.Context) ([]capture.Recovery, error) {
+	if err := capture.EndOrphans(ctx, a.spoolDir(), criu.ReleasePipes); err != nil {
+		a.warn("%v", err)
+	}
 	return capture.Recover(ctx, a.spoolDir(), func(ctx context.Context, t capture.Target) (capture.Container, error) {
 		ctr, err := targetContainer(ctx, t)
 		if errors.Is(err, runtime.ErrNotFound) || err == nil && ctr.Status == runtime.Stopped {
@@ -154,8 +161,12 @@ func (a *app) recoverRestores(ctx context.Context) (done []capture.Recovery, bus
 	return done, busy, nil
 }
 
-// removeRestore removes a restore that did not end: first what the runtime has of it.
+// removeRestore removes a restore that did not end: first what is still at work for it, then what the runtime has of
+// it, and what CRIU had made of its processes.
 func (a *app) removeRestore(ctx context.Context, home string, st restoreState) error {
+	if err := capture.EndHolders(ctx, filepath.Join(home, workLock), nil); err != nil {
+		return err
+	}
 	if st.Runtime != "" && st.Runtime != runtime.Direct {
 		rt, err := runtime.Lookup(st.RuntimePath, st.RuntimeRoot)
 		if err != nil {
@@ -164,6 +175,9 @@ func (a *app) removeRestore(ctx context.Context, home string, st restoreState) e
 		if err := rt.Discard(ctx, st.ID); err != nil {
 			return err
 		}
+	}
+	if err := runtime.EndCgroups(ctx, st.Cgroups); err != nil {
+		return err
 	}
 	if st.MadeBundle {
 		if err := archive.RemoveTree(st.Bundle); err != nil {

@@ -22,12 +22,16 @@ func shell(t *testing.T, dir, line string, unprivileged bool) (said string, err 
 	}
 	cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
 	cmd.Dir = dir
-	cmd.Env = []string{
+	cmd.Env = environ(dir)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func environ(dir string) []string {
+	return []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "LC_ALL=C", "CKARCHIVE=" + filepath.Join(dir, "ckarchive"),
 		"CKARCHIVE_ROOT=" + filepath.Join(dir, "root"), "CKARCHIVE_RUN=" + filepath.Join(dir, "run"),
 	}
-	out, err := cmd.CombinedOutput()
-	return string(out), err
 }
 
 // place makes a directory that everybody may write to, with the program and an archive in it.
