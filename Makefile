@@ -87,7 +87,7 @@ fuzz: ## Run each fuzz target for FUZZTIME (60s)
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \
 		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*).*/\1/p' "$$file"); do \
 			echo "$$target ($$(dirname "$$file"))"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "$$(dirname "$$file")"; \
 		done; \
 	done
 

@@ -46,7 +46,7 @@ func (c *checkCmd) Run(ctx context.Context, a *app) error {
 	}
 	all := []finding{a.checkUser()}
 	all = append(all, a.checkCRIU(ctx)...)
-	all = append(all, a.checkRuntimes(ctx), a.checkHost(), a.checkStore())
+	all = append(all, a.checkRuntimes(ctx), a.checkHost(), a.checkStore(), checkLandlock())
 	if missing := criu.Programs(); len(missing) > 0 {
 		all = append(all, finding{"programs", false, false, "CRIU cannot run " + strings.Join(missing, ", "), "install them: CRIU needs them for tmpfs and networks"})
 	} else {

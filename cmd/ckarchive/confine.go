@@ -26,9 +26,6 @@ const (
 	minGrowth = 4 << 30
 	// maxOpenFiles is more than transfers and a store with its locks ever have open at once.
 	maxOpenFiles = 1024
-	// maxReaderFile is the size in bytes of the largest file that a verb makes which shows things only: a
-	// copy of one image for crit, or standard output.
-	maxReaderFile = 1 << 30
 )
 
 // What Landlock lets be done below the paths of a [boundary]. Nothing may be executed, and no device, socket, FIFO or
@@ -47,12 +44,11 @@ type boundary struct {
 	uses    []string // files, as a terminal
 	writes  []string // directories
 	network bool
-	small   bool // no large file is written
 }
 
 // confine puts this process behind a boundary.
 func confine(b boundary) error {
-	if err := b.limit(); err != nil {
+	if err := limit(); err != nil {
 		return fmt.Errorf("limit this process: %w", err)
 	}
 	if err := dropCapabilities(b.capabilities()); err != nil {
@@ -65,15 +61,12 @@ func confine(b boundary) error {
 }
 
 // limit bounds resources. A lower limit that is there already stays.
-func (b boundary) limit() error {
+func limit() error {
 	space, err := addressSpace()
 	if err != nil {
 		return err
 	}
 	limits := map[int]uint64{unix.RLIMIT_AS: space, unix.RLIMIT_NOFILE: maxOpenFiles, unix.RLIMIT_CORE: 0}
-	if b.small {
-		limits[unix.RLIMIT_FSIZE] = maxReaderFile
-	}
 	for resource, most := range limits {
 		var is unix.Rlimit
 		if err := unix.Getrlimit(resource, &is); err != nil {
@@ -212,4 +205,13 @@ func accessTo(path string, file, dir landlock.AccessFSSet) landlock.AccessFSSet 
 		return dir
 	}
 	return file
+}
+
+// checkLandlock tells whether readers can be kept to the files they need.
+func checkLandlock() finding {
+	const renames = 2 // the version from which on files may be renamed between directories
+	if version, err := llsys.LandlockGetABIVersion(); err == nil && version >= renames {
+		return finding{"landlock", true, false, fmt.Sprintf("version %d: verbs that only read reach no other files", version), ""}
+	}
+	return finding{"landlock", false, false, "verbs that only read can reach all files of the user", "Linux 5.19 or later, with landlock among its security modules (lsm=)"}
 }

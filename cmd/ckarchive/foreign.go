@@ -27,12 +27,10 @@ type knownFlags struct {
 // known reads what the flags name. bundle is the container's, and may be empty.
 func (f *knownFlags) known(bundle string) (foreign.Known, error) {
 	k := foreign.Known{ID: f.ContainerID, Name: f.ContainerName, Base: archive.Base{Image: f.BaseImage, ImageID: f.BaseID}}
-	file := f.Spec
+	file := f.specFile(bundle)
 	switch {
-	case file != "" && bundle != "":
+	case f.Spec != "" && bundle != "":
 		return k, usagef("--spec and --bundle exclude each other: a bundle holds the configuration")
-	case bundle != "":
-		file = filepath.Join(bundle, "config.json")
 	case file == "":
 		return k, nil
 	}
@@ -41,6 +39,14 @@ func (f *knownFlags) known(bundle string) (foreign.Known, error) {
 		err = fmt.Errorf("runtime configuration %q: %w", file, archive.ErrNotFound)
 	}
 	return k, err
+}
+
+// specFile is the file with the container's configuration, if one is named.
+func (f *knownFlags) specFile(bundle string) string {
+	if bundle != "" {
+		return filepath.Join(bundle, "config.json")
+	}
+	return f.Spec
 }
 
 // recognise finds an OCI layout behind a plain path, by its content.

@@ -22,6 +22,7 @@ type gcResult struct {
 	Temporary  int   `json:"temporaryFiles"`
 	Bytes      int64 `json:"bytes"`
 	Containers int   `json:"containers"` // of which the leftovers were removed
+	Forgotten  int   `json:"forgotten"`  // archives that this host no longer remembers to have made
 }
 
 // Run implements the command.
@@ -38,11 +39,17 @@ func (c *gcCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	forgotten, err := pruneMade(a.madeDir(), maxMade, c.DryRun)
+	if err != nil {
+		return err
+	}
 	verb := "freed"
 	if c.DryRun {
 		verb = "would free"
 	}
-	return a.printResult(
-		fmt.Sprintf("%s %s in %d blobs and %d unfinished files; %d containers cleaned up", verb, units.BytesSize(float64(freed.Bytes)), freed.Blobs, freed.TempFiles, homes),
-		gcResult{freed.Blobs, freed.TempFiles, freed.Bytes, homes})
+	text := fmt.Sprintf("%s %s in %d blobs and %d unfinished files; %d containers cleaned up", verb, units.BytesSize(float64(freed.Bytes)), freed.Blobs, freed.TempFiles, homes)
+	if forgotten > 0 {
+		text += fmt.Sprintf("; %d archives no longer remembered as made here", forgotten)
+	}
+	return a.printResult(text, gcResult{freed.Blobs, freed.TempFiles, freed.Bytes, homes, forgotten})
 }

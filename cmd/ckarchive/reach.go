@@ -14,7 +14,6 @@ type reach struct {
 	dests   []string // DEST
 	files   []string // others that are read; empty ones, and words that name no file, do no harm
 	remote  remoteFlags
-	shows   bool // its output goes to standard output only
 }
 
 // reader is a command that reads checkpoints and starts no program.
@@ -28,28 +27,28 @@ var _ = []reader{
 }
 
 func (c *convertCmd) reach() *reach {
-	return &reach{sources: []string{c.Source}, dests: []string{c.Dest}, files: append([]string{c.Spec, c.Bundle}, c.Encrypt...), remote: c.remoteFlags}
+	return &reach{sources: []string{c.Source}, dests: []string{c.Dest}, files: append(c.Encrypt, c.specFile(c.Bundle)), remote: c.remoteFlags}
 }
 
 func (c *diffCmd) reach() *reach {
-	return &reach{sources: []string{c.A, c.B}, remote: c.remoteFlags, shows: true}
+	return &reach{sources: []string{c.A, c.B}, remote: c.remoteFlags}
 }
 
 func (c *flattenCmd) reach() *reach { return &reach{files: c.Encrypt} }
 
 func (c *importCmd) reach() *reach {
-	return &reach{sources: []string{c.Source, c.Parent}, files: append([]string{c.Spec, c.Bundle}, c.Encrypt...)}
+	return &reach{sources: []string{c.Source, c.Parent}, files: append(c.Encrypt, c.specFile(c.Bundle))}
 }
 
 func (c *inspectCmd) reach() *reach {
-	return &reach{sources: []string{c.Source}, remote: c.remoteFlags, shows: true}
+	return &reach{sources: []string{c.Source}, remote: c.remoteFlags}
 }
 
 func (c *listCmd) reach() *reach {
 	if c.Containers {
 		return nil
 	}
-	return &reach{shows: true}
+	return &reach{}
 }
 
 func (c *pullCmd) reach() *reach {
@@ -70,7 +69,7 @@ func (c *signCmd) reach() *reach {
 func (c *tagCmd) reach() *reach { return &reach{} }
 
 func (c *verifyCmd) reach() *reach {
-	return &reach{sources: []string{c.Source}, files: c.Key, remote: c.remoteFlags, shows: true}
+	return &reach{sources: []string{c.Source}, files: c.Key, remote: c.remoteFlags}
 }
 
 // bound finds the boundary of a reader. Credential helpers are programs with needs of their own: they are asked before.
@@ -78,7 +77,6 @@ func (a *app) bound(ctx context.Context, r *reach) boundary {
 	b := boundary{
 		reads: systemFiles(), uses: []string{os.DevNull, "/dev/tty"},
 		writes: []string{existing(a.cli.Root), os.TempDir()},
-		small:  r.shows,
 	}
 	b.reads = append(b.reads, a.cli.DecryptIdentity...)
 	b.reads = append(b.reads, a.getenv(passphraseFile), defaultTrustFile, a.cli.TrustFile)
@@ -152,8 +150,13 @@ func existing(path string) string {
 
 // systemFiles are those that name resolution, TLS and the C library read.
 func systemFiles() []string {
+	resolver, err := filepath.EvalSymlinks("/etc/resolv.conf")
+	if err == nil && filepath.Dir(resolver) != "/etc" {
+		resolver = filepath.Dir(resolver) // where it is replaced when the network changes
+	}
 	return []string{
+		resolver,
 		"/etc/ca-certificates", "/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/localtime", "/etc/nsswitch.conf", "/etc/pki",
-		"/etc/protocols", "/etc/resolv.conf", "/etc/services", "/etc/ssl", "/lib", "/lib64", "/usr",
+		"/etc/protocols", "/etc/services", "/etc/ssl", "/lib", "/lib64", "/usr",
 	}
 }

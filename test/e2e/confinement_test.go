@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/ckarchive/ckarchive/test/env"
 )
@@ -22,7 +23,7 @@ type confinement struct {
 	oomScore                       string
 	own                            []string // the namespaces that are not this process's
 	readonly                       []string // the mount points that are
-	mounts                         []string // all mount points
+	mounts                         []string // all mount points, with type and options
 	cgroup                         string
 }
 
@@ -47,7 +48,7 @@ func (c *container) confined() confinement {
 		noNewPrivs: int(number("NoNewPrivs", 10)), seccomp: int(number("Seccomp", 10)), filters: int(number("Seccomp_filters", 10)),
 		oomScore: strings.TrimSpace(readFile(c.t, proc+"oom_score_adj")), cgroup: readFile(c.t, proc+"cgroup"),
 	}
-	for _, ns := range []string{"ipc", "mnt", "net", "pid", "uts"} {
+	for _, ns := range []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} { // CRIU restores into a time namespace always: the clocks go on
 		theirs, err := os.Readlink(proc + "ns/" + ns)
 		if err != nil {
 			c.t.Fatal(err)
@@ -58,7 +59,7 @@ func (c *container) confined() confinement {
 	}
 	for line := range strings.Lines(readFile(c.t, proc+"mountinfo")) {
 		fields := strings.Fields(line)
-		is.mounts = append(is.mounts, fields[4])
+		is.mounts = append(is.mounts, strings.Join([]string{fields[4], fields[slices.Index(fields, "-")+1], fields[5]}, " "))
 		if slices.Contains(strings.Split(fields[5], ","), "ro") {
 			is.readonly = append(is.readonly, fields[4])
 		}
@@ -175,6 +176,81 @@ func TestGrants(t *testing.T) {
 	}
 	two.restoreRefused("anybody", []string{"--policy", policy, "--base", base, path}, 5, "changed by others")
 	two.restoreRefused("typo", []string{"--allow", "cap:EVERYTHING", "--base", base, path}, 2, "cap:EVERYTHING")
+}
+
+// What a container has around it is what was granted and nothing else: namespaces of the host, one by a path, a
+// directory, a device, a cgroup.
+func TestGrantedSurroundings(t *testing.T) {
+	one, two := newHost(t), newHost(t)
+	volume, other := one.path("volume"), two.path("other")
+	for _, dir := range []string{volume, other} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opts := with(counts(), env.Bind(volume, "/vol"))
+	opts.Edit = func(s *specs.Spec) {
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+			return n.Type == specs.UTSNamespace || n.Type == specs.IPCNamespace
+		})
+		s.Hostname = ""
+		s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}}
+		major, minor := int64(10), int64(229)
+		s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: "rw"})
+	}
+	c := one.start("c", opts)
+	was := c.confined()
+	if slices.Contains(was.own, "uts") || slices.Contains(was.own, "ipc") {
+		t.Fatalf("the container is %+v before", was)
+	}
+	path := c.export("c.tar.zst", "--leave-running", "--base", one.built.base)
+	base := two.copyBase(two.path("base"))
+	grants := []string{"--map-mount", "/vol=" + other, "--allow", "host:ipc", "--allow", "host:uts", "--allow", "device:/dev/fuse"}
+	two.restoreRefused("no", []string{"--base", base, path}, 5, "--map-mount", "--allow host:ipc", "--allow host:uts", "--allow device:/dev/fuse")
+	const group = "/ckarchive-test/"
+	t.Cleanup(func() {
+		dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + group)
+		for _, dir := range append(dirs, "/sys/fs/cgroup"+group) {
+			_ = os.Remove(dir) // it may be of one hierarchy
+		}
+	})
+	for _, engine := range []string{"runtime", "direct"} {
+		name := "granted-" + engine
+		cgroup := group + two.id(name)
+		r := two.restore(name, path, append(slices.Clone(grants), "--cgroup-path", cgroup, "--engine", engine, "--base", base)...)
+		r.awaitTicks(3)
+		got, want := r.confined(), was
+		want.seccomp, want.filters, want.cgroup = 2, 1, got.cgroup
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s: restored it is %+v, want %+v", engine, got, want)
+		}
+		for line := range strings.Lines(got.cgroup) {
+			controllers, at, _ := strings.Cut(strings.TrimSpace(line[strings.Index(line, ":")+1:]), ":")
+			if strings.Contains(controllers, "memory") && at != cgroup {
+				t.Errorf("%s: its cgroup of %s is %s, want %s", engine, controllers, at, cgroup)
+			}
+		}
+		if device := readDevice(t, fmt.Sprintf("/proc/%d/root/dev/fuse", r.pid)); device != "c 10:229" {
+			t.Errorf("%s: /dev/fuse is %s", engine, device)
+		}
+		if err := os.WriteFile(filepath.Join(other, engine), nil, 0o600); err != nil || !exists(t, fmt.Sprintf("/proc/%d/root/vol/%s", r.pid, engine)) {
+			t.Errorf("%s: /vol is not %s: %v", engine, other, err)
+		}
+	}
+}
+
+// readDevice describes a device file.
+func readDevice(t *testing.T, path string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	kind := "?"
+	if st.Mode&unix.S_IFMT == unix.S_IFCHR {
+		kind = "c"
+	}
+	return fmt.Sprintf("%s %d:%d", kind, unix.Major(st.Rdev), unix.Minor(st.Rdev))
 }
 
 // restoreJSON is restore for what it prints.
