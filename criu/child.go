@@ -79,12 +79,12 @@ func (s *session) start(ctx context.Context) (*child, error) {
 }
 
 func (s *session) startOnThread(cmd *exec.Cmd) error {
-	flags := unix.CLONE_FS
+	flags := unix.CLONE_FS | s.namespaces
 	if s.privateMounts {
 		flags |= unix.CLONE_NEWNS
 	}
 	if err := unix.Unshare(flags); err != nil {
-		return fmt.Errorf("make a mount namespace: %w", err)
+		return fmt.Errorf("make namespaces: %w", err)
 	}
 	unix.Umask(0o077)
 	if s.privateMounts {

@@ -10,6 +10,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/netdev"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pidns"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // joinedNamespace is a namespace of this host that the tasks are restored into.
@@ -53,6 +54,19 @@ func joinedNamespaces(imagesDir string, spec *specs.Spec) ([]joinedNamespace, er
 		joined = append(joined, j)
 	}
 	return joined, nil
+}
+
+// ownNamespaces are the flags of the namespaces that a container has for itself and whose images may be
+// missing: a container of a pod in its host's network has the host's name. CRIU restores into its own ones
+// then, which must not be the host's.
+func ownNamespaces(spec *specs.Spec) int {
+	flags := 0
+	for typ, flag := range map[specs.LinuxNamespaceType]int{specs.IPCNamespace: unix.CLONE_NEWIPC, specs.UTSNamespace: unix.CLONE_NEWUTS} {
+		if hasNamespace(spec, typ) {
+			flags |= flag
+		}
+	}
+	return flags
 }
 
 // netKey gives the key of the external network namespace of the images, or "" if they have none.

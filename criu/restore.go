@@ -92,7 +92,8 @@ func Restore(ctx context.Context, b Binary, opts RestoreOptions) (_ Restored, er
 	}
 	s := session{
 		bin: b.Path, logPath: filepath.Join(r.opts.WorkDir, RestoreLog), privateMounts: true,
-		stdin: opts.Stdin, stdout: opts.Stdout, stderr: opts.Stderr, extra: r.extra,
+		namespaces: ownNamespaces(r.opts.Spec),
+		stdin:      opts.Stdin, stdout: opts.Stdout, stderr: opts.Stderr, extra: r.extra,
 		keepSession: opts.ShellJob, notify: r.notify,
 		prepare: func() error { return errors.Join(bindRoot(r.opts.Rootfs, root), r.openWork()) },
 		started: func(pid int, req *rpc.CriuReq) error {

@@ -58,6 +58,7 @@ type session struct {
 	logPath               string     // watched, or empty
 	keepSession           bool       // stay in our session: for jobs of a shell
 	privateMounts         bool
+	namespaces            int // CLONE_NEW... flags of further namespaces of CRIU's own
 	// prepare runs in CRIU's mount namespace before CRIU does.
 	prepare func() error
 	// started runs when CRIU does, before it gets the request.

@@ -41,7 +41,7 @@ func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *spe
 		return err
 	}
 	defer closeFiles(files)
-	opts := r.runtimeOptions(images, files)
+	opts := r.runtimeOptions(images, spec, files)
 	chosen, err := r.configOptions(files)
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func (r *restore) makeEmpty() (string, error) {
 }
 
 // runtimeOptions are those for the runtime's command line.
-func (r *restore) runtimeOptions(images string, files map[string]*os.File) runtime.RestoreOptions {
+func (r *restore) runtimeOptions(images string, spec *specs.Spec, files map[string]*os.File) runtime.RestoreOptions {
 	flags := r.flags()
 	o := runtime.RestoreOptions{
 		ID: r.id, Bundle: r.bundle, ImagesDir: images, WorkDir: r.work(),
@@ -109,7 +109,7 @@ func (r *restore) runtimeOptions(images string, files map[string]*os.File) runti
 		ConsoleSocket: r.cmd.ConsoleSocket, TCPEstablished: flags.TCPEstablished, ExtUnixSk: flags.ExtUnixSk,
 		ShellJob: flags.ShellJob, FileLocks: flags.FileLocks, NoPivot: r.cmd.NoPivot, NoSubreaper: r.cmd.NoSubreaper,
 		CgroupMode: flags.CgroupMode, LSMProfile: r.cmd.LSMProfile, LSMMountContext: r.cmd.LSMMountContext,
-		ConsumeImages: consumeImages,
+		ConsumeImages: consumeImages, Spec: spec,
 	}
 	for _, key := range slices.Sorted(maps.Keys(files)) {
 		o.Inherited = append(o.Inherited, files[key])

@@ -245,7 +245,7 @@ func (f *restoreFlags) namespaces() (map[specs.LinuxNamespaceType]string, error)
 		}
 		if _, err := os.Stat(file); err != nil || !path.IsAbs(file) {
 			return nil, withHint(fmt.Errorf("--namespace %s=%s: %w", name, file, archive.ErrNotFound),
-				"name the absolute path of a namespace's file, as /run/netns/NAME or /proc/PID/ns/"+name)
+				"name the absolute path of a namespace's file, as /run/netns/NAME or /proc/PID/ns/"+strings.TrimSuffix(name, "work"))
 		}
 		granted[t] = file
 	}

@@ -82,7 +82,7 @@ func handed(t *testing.T, r *restore, rt runtime.Runtime) []any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := r.runtimeOptions("/i", files)
+	o := r.runtimeOptions("/i", nil, files)
 	if len(o.Inherited) != len(config.Inherit) {
 		t.Errorf("the configuration names %v and %d descriptors are handed over", config.Inherit, len(o.Inherited))
 	}

@@ -93,8 +93,7 @@ func (b *builder) namespaces() {
 	for _, ns := range b.old.Linux.Namespaces {
 		types[ns.Type] = true
 		granted, ok := b.opts.ExternalNamespaces[ns.Type]
-		if ns.Path != "" && !ok {
-			b.refuse(string(ns.Type)+" namespace", archive.QuoteName(ns.Path)+" of the dumping host", "--namespace "+string(ns.Type)+"=PATH")
+		if ns.Path != "" && !ok && !b.withoutPath(ns) {
 			continue
 		}
 		ns.Path = granted // empty: one of its own, as it had
@@ -120,11 +119,33 @@ func (b *builder) namespaces() {
 	}
 }
 
+// withoutPath tells whether the container gets a new namespace in place of one that it shared, as the
+// containers of a pod do. That may have been the host's.
+func (b *builder) withoutPath(ns specs.LinuxNamespace) bool {
+	name := string(ns.Type)
+	share := slices.Contains(shareable(), ns.Type)
+	switch {
+	case share && b.opts.Grants.Has(grantHost+":"+name):
+		b.granted(grantHost + ":" + name)
+		return false
+	case ofPod(ns.Type):
+		b.drop(name + " namespace of its pod, in whose place it gets a new one")
+		return true
+	case share:
+		name += "=PATH, or --allow " + grantHost + ":" + name + " if it was the host's"
+	default:
+		name += "=PATH"
+	}
+	b.refuse(string(ns.Type)+" namespace", archive.QuoteName(ns.Path)+" of the dumping host", "--namespace "+name)
+	return false
+}
+
 // own tells whether the container has a namespace that is not this host's. One that still needs a grant
 // is none of the host's either: its absence is a reason of its own.
 func (b *builder) own(t specs.LinuxNamespaceType) bool {
-	all := slices.Concat(b.old.Linux.Namespaces, b.spec.Linux.Namespaces)
-	return slices.ContainsFunc(all, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
+	is := func(ns specs.LinuxNamespace) bool { return ns.Type == t }
+	return slices.ContainsFunc(b.spec.Linux.Namespaces, is) ||
+		slices.ContainsFunc(b.old.Linux.Namespaces, is) && !b.opts.Grants.Has(grantHost+":"+string(t))
 }
 
 func (b *builder) sysctls() {

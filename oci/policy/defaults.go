@@ -99,6 +99,13 @@ func shareable() []specs.LinuxNamespaceType {
 	return []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace}
 }
 
+// ofPod tells of the namespaces that a container shares with its pod and can do without: what is in
+// them comes with the images, or is the name of the host. Of a network namespace only its operator can
+// make another one.
+func ofPod(t specs.LinuxNamespaceType) bool {
+	return t == specs.IPCNamespace || t == specs.UTSNamespace
+}
+
 // namespaced gives the namespace that a kernel parameter belongs to, empty if it is the whole
 // host's.
 func namespaced(sysctl string) specs.LinuxNamespaceType {

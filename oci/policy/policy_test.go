@@ -118,11 +118,12 @@ func beyond() map[string]struct {
 		"bind hidden by its type": {bind(specs.Mount{Destination: "/v", Type: "none", Source: "/etc", Options: []string{"rbind"}}), `mount "/v"`, "--map-mount /v=SOURCE"},
 		"overlay":                 {bind(specs.Mount{Destination: "/v", Type: "overlay", Options: []string{"lowerdir=/"}}), `mount "/v"`, ""},
 		"dotdot":                  {bind(specs.Mount{Destination: "/a/../../v", Type: "tmpfs"}), `mount "/a/../../v"`, ""},
-		"namespace by path":       {func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "/proc/1/ns/net" }, "network namespace", "--namespace network=PATH"},
+		"namespace by path":       {func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "/proc/1/ns/net" }, "network namespace", "--namespace network=PATH, or --allow host:network if it was the host's"},
+		"processes by path":       {func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/pid" }, "pid namespace", "--namespace pid=PATH"},
 		"parameter of a namespace by path": {func(s *specs.Spec) {
 			s.Linux.Namespaces[2].Path = "/proc/1/ns/net"
 			s.Linux.Sysctl = map[string]string{"net.ipv4.ping_group_range": "0 0"}
-		}, "network namespace", "--namespace network=PATH"},
+		}, "network namespace", "--namespace network=PATH, or --allow host:network if it was the host's"},
 		"host's processes": {without(specs.PIDNamespace), "pid namespace", ""},
 		"host's mounts":    {without(specs.MountNamespace), "mount namespace", ""},
 		"host's network":   {without(specs.NetworkNamespace), "network namespace", "--allow host:network"},
@@ -191,6 +192,51 @@ func TestGrantsThatReasonsName(t *testing.T) {
 				t.Errorf("granted %q, want %q", res.Granted, grant)
 			}
 		})
+	}
+}
+
+// A container of a pod gets namespaces of its own in place of the pod's.
+func TestRebuildPod(t *testing.T) {
+	s := plain()
+	for i, ns := range s.Linux.Namespaces {
+		if ns.Type == specs.IPCNamespace || ns.Type == specs.UTSNamespace {
+			s.Linux.Namespaces[i].Path = "/proc/1/ns/" + string(ns.Type)
+		}
+	}
+	res, err := Rebuild(s, Options{})
+	must(t, err)
+	if !slices.Equal(res.Spec.Linux.Namespaces, plain().Linux.Namespaces) {
+		t.Errorf("namespaces %+v, want new ones", res.Spec.Linux.Namespaces)
+	}
+	if said := strings.Join(res.Dropped, "; "); !strings.Contains(said, "ipc namespace of its pod") || !strings.Contains(said, "uts namespace of its pod") {
+		t.Errorf("left out: %s", said)
+	}
+	res, err = Rebuild(s, Options{ExternalNamespaces: map[specs.LinuxNamespaceType]string{specs.IPCNamespace: "/run/ipc"}})
+	must(t, err)
+	if i := slices.IndexFunc(res.Spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.IPCNamespace }); res.Spec.Linux.Namespaces[i].Path != "/run/ipc" {
+		t.Errorf("namespaces %+v, want the one that was named", res.Spec.Linux.Namespaces)
+	}
+}
+
+// A pod's network that was the host's is the host's again when that is granted, and its parameters are then
+// none of the container's.
+func TestRebuildPodOfHost(t *testing.T) {
+	s := plain()
+	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace })
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/proc/9/ns/net"})
+	var opts Options
+	must(t, opts.Grants.Add("host:network"))
+	res, err := Rebuild(s, opts)
+	must(t, err)
+	if !slices.Equal(res.Granted, []string{"host:network"}) {
+		t.Errorf("granted %q", res.Granted)
+	}
+	if slices.ContainsFunc(res.Spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace }) {
+		t.Errorf("namespaces %+v, want none for the network", res.Spec.Linux.Namespaces)
+	}
+	s.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1"}
+	if _, err := Rebuild(s, opts); err == nil || !strings.Contains(err.Error(), "net.ipv4.ip_forward") {
+		t.Errorf("error %v, want a refusal of the host's parameter", err)
 	}
 }
 

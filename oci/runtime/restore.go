@@ -54,6 +54,10 @@ type RestoreOptions struct {
 	// and no other way; of the others CRIU's configuration says it.
 	ConsumeImages bool
 
+	// Spec is the bundle's configuration. The runtime works in new namespaces of the types that
+	// the container has for itself and whose images may be missing.
+	Spec *specs.Spec
+
 	// Stdin, Stdout and Stderr become the container's; nil is /dev/null.
 	Stdin, Stdout, Stderr *os.File
 	// Inherited are descriptors for CRIU, which knows them by the numbers from
@@ -126,12 +130,31 @@ func (r Runtime) Restore(ctx context.Context, o RestoreOptions) (int, error) {
 		cmd.ExtraFiles = append([]*os.File{stderr}, o.Inherited...)
 	}
 	// Go makes the mounts of the new namespace private.
-	cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
+	cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS | ownNamespaces(o.Spec)
 	if o.CRIUConfig != "" {
 		cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+o.CRIUConfig)
 	}
 	usePath(cmd, o.CRIUPath)
 	return r.restored(ctx, cmd, o.ID, stderr.Name(), pidFile)
+}
+
+// ownNamespaces are those of a container that are not its host's, as flags. CRIU, which the runtime starts,
+// leaves tasks in its own where the images say so: a container of a pod in its host's network has the
+// host's name.
+func ownNamespaces(spec *specs.Spec) uintptr {
+	flags := uintptr(0)
+	if spec == nil || spec.Linux == nil {
+		return flags
+	}
+	for _, ns := range spec.Linux.Namespaces {
+		switch ns.Type {
+		case specs.IPCNamespace:
+			flags |= syscall.CLONE_NEWIPC
+		case specs.UTSNamespace:
+			flags |= syscall.CLONE_NEWUTS
+		}
+	}
+	return flags
 }
 
 // restored runs the restore command and gives the pid that it wrote. log is where it says why it failed.

@@ -3,8 +3,10 @@ package env
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -51,6 +53,17 @@ func CgroupViews(tb testing.TB) []string {
 		return []string{CgroupV2}
 	}
 	return []string{CgroupV1, CgroupV2}
+}
+
+// ByCgroups gives a program that runs another one, by its path, with the machine's cgroups as view says.
+func ByCgroups(tb testing.TB, view, program string) string {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), filepath.Base(program))
+	script := fmt.Sprintf("#!/bin/sh\nexec unshare --mount sh -c '%s' sh %s %q \"$@\"\n", enterView, view, program)
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	return path
 }
 
 // InCgroups runs the calling test once more in a process that sees the machine's

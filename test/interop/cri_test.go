@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"testing"
@@ -54,4 +55,72 @@ func TestOursInCRI(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What CRI engines write of their containers goes on under runc, crun and without any runtime, without
+// the pod that they were in.
+func TestCRIInOurs(t *testing.T) {
+	for name, engine := range engines() {
+		t.Run(name, func(t *testing.T) {
+			env.Leaks(t, mark())
+			h, cri := newHost(t), engine(t, mark())
+			cri.Image(t, h.base, baseImage)
+			pod := cri.Pod(t)
+			c := pod.Start(t, "shop", baseImage, workload())
+			c.WaitTick(t, 3)
+			torture(t, c.Path("/"))
+			want := snapshot(t, c.Path("/"))
+			file := h.path("theirs.tar")
+			pod.Checkpoint(t, c, file)
+			pod.Remove(t, c)
+			again := pod.Start(t, "shop", file, workload())
+			again.Verify(t)
+			alone := snapshot(t, again.Path("/"))
+			pod.Remove(t, again)
+			for _, by := range []string{"runc", "crun", env.Direct} {
+				r := h.restoreHere(t, by, file, "--allow", "host:network")
+				for _, ns := range []string{"ipc", "uts", "mnt", "pid"} {
+					if sameNamespace(t, r.PID, ns) {
+						t.Errorf("%s: its %s namespace is the host's", by, ns)
+					}
+				}
+				wantKept(t, snapshot(t, r.Path("/")), alone, want)
+			}
+			tellLost(t, name, want, column{name + "'s own", alone})
+		})
+	}
+}
+
+// sameNamespace tells whether a process has a namespace of the test's own.
+func sameNamespace(t *testing.T, pid int, name string) bool {
+	t.Helper()
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+	must(t, err)
+	ours, err := os.Readlink("/proc/self/ns/" + name)
+	must(t, err)
+	return theirs == ours
+}
+
+// restoreHere restores a checkpoint through a runtime or directly, and it has to go on.
+func (h *host) restoreHere(t *testing.T, by, file string, flags ...string) *env.Container {
+	t.Helper()
+	id, host, runtime := h.id("here-"+by), *h, by
+	args := []string{"--json", "restore", "--detach", "--base", h.base, "--id", id}
+	switch by {
+	case env.Direct:
+		args = append(args, "--engine", by)
+	case "crun": // it refuses a machine with cgroups of both versions
+		view := env.CgroupViews(t)[0]
+		args = append(args, "--runtime", env.RequireCrun(t))
+		host.ckarchive, runtime = env.ByCgroups(t, view, h.ckarchive), env.ByCgroups(t, view, env.RequireCrun(t))
+	default:
+		args = append(args, "--runtime", env.Program(t, by))
+	}
+	var said struct{ PID int }
+	decode(t, host.ok(append(append(args, flags...), file)...), &said)
+	r := env.Adopt(t, env.Container{ID: id, PID: said.PID, Runtime: runtime, Root: h.path("runc"), Log: h.path("log")})
+	if tick := r.Verify(t).Tick; tick < 3 {
+		t.Errorf("%s: it began anew: tick %d", by, tick)
+	}
+	return r
 }

@@ -245,18 +245,47 @@ func TestWhatIsLost(t *testing.T) {
 			carried, alone, read, fromImage := back(ours), back(theirs), here("file", theirs), here("image", layout)
 			wantSame(t, carried, want)
 			wantSame(t, fromImage, read)
-			names := maps.Clone(want)
-			maps.Copy(names, alone)
-			t.Log("| of the root file system | Podman's own | ckarchive's, in Podman | Podman's, read by ckarchive |")
-			for _, name := range slices.Sorted(maps.Keys(names)) {
-				if alone[name] != want[name] {
-					t.Logf("| %s | %s | %s | %s |", name, verdict(alone, want, name), verdict(carried, want, name), verdict(read, want, name))
-				}
-				if alone[name] == want[name] && read[name] != want[name] {
-					t.Errorf("%s: Podman restores it, and ckarchive gives %q, want %q", name, read[name], want[name])
-				}
-			}
+			wantKept(t, read, alone, want)
+			tellLost(t, version, want, column{"Podman's own", alone}, column{"ckarchive's, in Podman", carried}, column{"Podman's, read by ckarchive", read})
 		})
+	}
+}
+
+// wantKept wants everything that an engine's own restore makes of the engine's archive.
+func wantKept(t *testing.T, got, alone, want map[string]string) {
+	t.Helper()
+	for name, value := range want {
+		if alone[name] == value && got[name] != value {
+			t.Errorf("%s: the engine restores it, and ckarchive gives %q, want %q", name, got[name], value)
+		}
+	}
+}
+
+// column is what one way of carrying it made of a root file system.
+type column struct {
+	head  string
+	found map[string]string
+}
+
+// tellLost prints what the first way loses, and what the others make of it.
+func tellLost(t *testing.T, version string, want map[string]string, ways ...column) {
+	t.Helper()
+	heads := []string{}
+	for _, w := range ways {
+		heads = append(heads, w.head)
+	}
+	t.Logf("| of the root file system (%s) | %s |", version, strings.Join(heads, " | "))
+	names := maps.Clone(want)
+	maps.Copy(names, ways[0].found)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if ways[0].found[name] == want[name] {
+			continue
+		}
+		row := []string{}
+		for _, w := range ways {
+			row = append(row, verdict(w.found, want, name))
+		}
+		t.Logf("| %s | %s |", name, strings.Join(row, " | "))
 	}
 }
 
