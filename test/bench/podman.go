@@ -11,7 +11,8 @@ import (
 	"strings"
 )
 
-// podman is Podman with the storages of two hosts.
+// podman is Podman with a storage of its own. It is both hosts: Podman restores an image only where its directories
+// have the same names as where it was made. What was sent is removed before it is fetched.
 type podman struct {
 	*scene
 	image string
@@ -21,43 +22,35 @@ var _ tool = podman{}
 
 func newPodman(s *scene) podman { return podman{s, "localhost/ckarchive-bench:base"} }
 
-// The storages of two hosts. Podman 4 allows 50 characters for the name of its run directory.
-const (
-	here  = "p1"
-	there = "p2"
-)
-
-// importBase makes an image of the base on both hosts, with the same ID: only that one is restored on.
+// importBase makes an image of the base.
 func (t podman) importBase(ctx context.Context) error {
-	tar, image := filepath.Join(t.dir, "base.tar"), filepath.Join(t.dir, "base-image.tar")
+	tar := filepath.Join(t.dir, "base.tar")
 	if err := run(ctx, "tar", "-cf", tar, "-C", t.base, "."); err != nil {
 		return err
 	}
-	for _, argv := range [][]string{t.podman(here, "import", tar, t.image), t.podman(here, "save", "--output", image, t.image), t.podman(there, "load", "--input", image)} {
-		if err := run(ctx, argv...); err != nil {
-			return err
-		}
+	if err := run(ctx, t.podman("import", tar, t.image)...); err != nil {
+		return err
 	}
-	return errors.Join(os.Remove(tar), os.Remove(image))
+	return os.Remove(tar)
 }
 
-func (t podman) podman(host string, args ...string) []string {
-	storage := filepath.Join(t.dir, host)
+func (t podman) podman(args ...string) []string {
+	storage := t.storage()
 	return append([]string{
 		"podman", "--root", filepath.Join(storage, "root"), "--runroot", filepath.Join(storage, "run"), "--tmpdir", filepath.Join(storage, "tmp"),
 		"--storage-driver", "overlay", "--events-backend", "none", "--runtime", "runc", "--cgroup-manager", "cgroupfs",
 	}, args...)
 }
 
+// storage is its directory. Podman 4 allows 50 characters for the name of its run directory.
+func (t podman) storage() string { return filepath.Join(t.dir, "podman") }
+
 // close removes all that podman keeps, mounts included.
-func (t podman) close(ctx context.Context) (err error) {
-	for _, host := range []string{here, there} {
-		err = errors.Join(err,
-			run(ctx, t.podman(host, "rm", "--all", "--force", "--time", "0")...),
-			run(ctx, t.podman(host, "rmi", "--all", "--force")...),
-			run(ctx, "sh", "-c", `cut -d' ' -f5 /proc/self/mountinfo | grep -F "$1/" | sort -r | xargs -r umount`, "sh", filepath.Join(t.dir, host)))
-	}
-	return err
+func (t podman) close(ctx context.Context) error {
+	return errors.Join(
+		run(ctx, t.podman("rm", "--all", "--force", "--time", "0")...),
+		run(ctx, t.podman("rmi", "--all", "--force")...),
+		run(ctx, "sh", "-c", `cut -d' ' -f5 /proc/self/mountinfo | grep -F "$1/" | sort -r | xargs -r umount`, "sh", t.storage()))
 }
 
 func (t podman) start(ctx context.Context) (container, error) {
@@ -70,7 +63,7 @@ func (t podman) start(ctx context.Context) (container, error) {
 		args = append(args, "--env", e)
 	}
 	args = append(append(args, t.image), t.load.command()...)
-	return podmanContainer{t}, run(ctx, t.podman(here, args...)...)
+	return podmanContainer{t}, run(ctx, t.podman(args...)...)
 }
 
 type podmanContainer struct{ podman }
@@ -86,7 +79,7 @@ func (c podmanContainer) export(ctx context.Context, file string) (exported, err
 // checkpoint makes one with these options.
 func (c podmanContainer) checkpoint(ctx context.Context, options ...string) (exported, error) {
 	argv := append([]string{"container", "checkpoint", "--print-stats"}, options...)
-	out, u, err := measure(ctx, c.podman.podman(here, append(argv, c.id)...)...)
+	out, u, err := measure(ctx, c.podman.podman(append(argv, c.id)...)...)
 	if err != nil {
 		return exported{}, err
 	}
@@ -111,23 +104,22 @@ func (c podmanContainer) exportFile(ctx context.Context, file string) (exported,
 }
 
 func (c podmanContainer) restore(ctx context.Context, file string) (usage, error) {
-	_, u, err := measure(ctx, c.podman.podman(here, "container", "restore", "--import", file)...)
+	_, u, err := measure(ctx, c.podman.podman("container", "restore", "--import", file)...)
 	return u, err
 }
 
 func (c podmanContainer) publish(ctx context.Context, name string) (p published, err error) {
-	// An image of the same name would be kept, without a name.
 	if p.export, err = c.checkpoint(ctx, "--leave-running", "--create-image", name); err != nil {
 		return p, err
 	}
-	if _, p.push, err = measure(ctx, c.podman.podman(here, "push", "--tls-verify=false", name)...); err != nil {
+	if _, p.push, err = measure(ctx, c.podman.podman("push", "--tls-verify=false", name)...); err != nil {
 		return p, err
 	}
-	return p, run(ctx, c.podman.podman(here, "rmi", "--force", name)...)
+	return p, run(ctx, c.podman.podman("rmi", "--force", name)...)
 }
 
 func (c podmanContainer) fetch(ctx context.Context, name string) (usage, error) {
-	_, pull, err := measure(ctx, c.podman.podman(there, "pull", "--tls-verify=false", name)...)
+	_, pull, err := measure(ctx, c.podman.podman("pull", "--tls-verify=false", name)...)
 	if err != nil {
 		return pull, err
 	}
@@ -136,27 +128,22 @@ func (c podmanContainer) fetch(ctx context.Context, name string) (usage, error) 
 }
 
 func (c podmanContainer) again(ctx context.Context, name string) (usage, error) {
-	_, u, err := measure(ctx, c.podman.podman(there, "container", "restore", name)...)
+	_, u, err := measure(ctx, c.podman.podman("container", "restore", name)...)
 	return u, err
 }
 
-func (c podmanContainer) end(ctx context.Context) (err error) {
-	for _, host := range []string{here, there} {
-		err = errors.Join(err, run(ctx, c.podman.podman(host, "rm", "--force", "--time", "0", "--ignore", c.id)...))
-	}
-	return err
+func (c podmanContainer) end(ctx context.Context) error {
+	return run(ctx, c.podman.podman("rm", "--force", "--time", "0", "--ignore", c.id)...)
 }
 
 // remove leaves the image of the base.
 func (c podmanContainer) remove(ctx context.Context) error {
 	err := c.end(ctx)
-	for _, host := range []string{here, there} {
-		images, ierr := exec.CommandContext(ctx, "podman", c.podman.podman(host, "images", "--format", "{{.Repository}}:{{.Tag}}")[1:]...).Output()
-		err = errors.Join(err, ierr)
-		for image := range strings.FieldsSeq(string(images)) {
-			if image != c.image {
-				err = errors.Join(err, run(ctx, c.podman.podman(host, "rmi", "--force", image)...))
-			}
+	images, ierr := exec.CommandContext(ctx, "podman", c.podman.podman("images", "--format", "{{.Repository}}:{{.Tag}}")[1:]...).Output()
+	err = errors.Join(err, ierr)
+	for image := range strings.FieldsSeq(string(images)) {
+		if image != c.image {
+			err = errors.Join(err, run(ctx, c.podman.podman("rmi", "--force", image)...))
 		}
 	}
 	return err

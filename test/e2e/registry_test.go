@@ -183,6 +183,7 @@ func throughLayouts(t *testing.T, form string) {
 
 	for i, src := range []string{layout, "oci:" + h.path("fifth") + ":v1", "oci-archive:" + h.path("third.tar") + ":v1"} {
 		h.ok("verify", src)
+		h.rebuilt(src)
 		r := h.restore(fmt.Sprint(i), src, "--base", h.built.base)
 		r.awaitTicks(3)
 		r.wellBehaved()
