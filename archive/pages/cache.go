@@ -21,6 +21,7 @@ type content struct {
 	frame  int
 	ready  chan struct{} // closed when pages and err are there
 	pages  []byte
+	buf    []byte // what pages is a part of, as long as a full frame
 	err    error
 	users  int
 	unused *list.Element // its place among those not in use
@@ -49,14 +50,14 @@ func (c *cache) get(frame int) (*content, error) {
 	}
 	t := &content{frame: frame, ready: make(chan struct{}), users: 1}
 	c.held[frame] = t
-	buf := c.buffer()
+	t.buf = c.buffer()
 	c.mu.Unlock()
-	t.pages, t.err = c.load(frame, buf)
+	t.pages, t.err = c.load(frame, t.buf)
 	close(t.ready)
 	if t.err != nil {
 		c.mu.Lock()
 		delete(c.held, frame)
-		c.spare = append(c.spare, buf)
+		c.spare = append(c.spare, t.buf)
 		c.mu.Unlock()
 		return nil, t.err
 	}
@@ -74,7 +75,7 @@ func (c *cache) buffer() []byte {
 	if last := c.recent.Back(); last != nil && len(c.held) > cachedFrames {
 		t, _ := c.recent.Remove(last).(*content)
 		delete(c.held, t.frame)
-		return t.pages[:0]
+		return t.buf
 	}
 	return make([]byte, 0, frameBytes)
 }

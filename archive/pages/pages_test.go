@@ -552,3 +552,17 @@ func TestOddSizes(t *testing.T) {
 	child, _ := write(t, store, c, pages.WriterOptions{Parent: &pages.Parent{Reader: newReader(t, empty, store)}})
 	verify(t, newReader(t, child, store), c, rand.New(rand.NewPCG(3, 4)))
 }
+
+// Frames that are not full, as the last one of each checkpoint, do not spoil the buffers for those that are: more
+// frames are read than the cache keeps, and then all of them again.
+func TestMoreFramesThanAreKept(t *testing.T) {
+	rng := rand.New(rand.NewPCG(9, 9))
+	store := newStore()
+	s := big(110*pages.FramePages + 3)
+	one := snapshot(t, s, rng)
+	ix, _ := write(t, store, one, pages.WriterOptions{})
+	r := newReader(t, ix, store)
+	for range 2 {
+		verify(t, r, one, rng)
+	}
+}
