@@ -254,7 +254,7 @@ func TestWebPage(t *testing.T) {
 // TestStalls has a registry stop in the middle. The limits are short and the
 // registry waits for the client to give up, so that nothing is timed.
 func TestStalls(t *testing.T) {
-	limits := timeouts{header: 50 * time.Millisecond, commit: 50 * time.Millisecond, idle: 50 * time.Millisecond}
+	limits := timeouts{header: 50 * time.Millisecond, commit: 50 * time.Millisecond, idle: 50 * time.Millisecond, least: 1000}
 	layer := big("layer", 100_000)
 	isBlob := func(r *http.Request) bool {
 		return r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, digest.FromString(layer).String())
@@ -271,6 +271,17 @@ func TestStalls(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		}, "no data"},
+		{"drop by drop", isBlob, func(w http.ResponseWriter, r *http.Request) {
+			for i := range layer {
+				_, _ = io.WriteString(w, layer[i:i+1])
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-r.Context().Done():
+					return
+				case <-time.After(5 * time.Millisecond):
+				}
+			}
+		}, "no more than"},
 		{
 			"manifest", func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/manifests/") },
 			func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no answer",

@@ -38,6 +38,9 @@ const (
 	commitTimeout = 10 * time.Minute
 	// idleTimeout is how long a transfer may stand still.
 	idleTimeout = 60 * time.Second
+	// leastBytes is what has to come in this time, about 500 bytes a second: a transfer of less would
+	// take days, and may be meant to.
+	leastBytes = 32 << 10
 	// dialTimeout is for a TCP connection and for a TLS handshake each.
 	dialTimeout = 15 * time.Second
 	// helperTimeout is for a credential helper.

@@ -26,10 +26,11 @@ type timeouts struct {
 	header time.Duration // from the end of a request to its answer
 	commit time.Duration // the same for a request with a body
 	idle   time.Duration // between two pieces of a body
+	least  int64         // bytes of a body that have to come while idle is waited for them
 }
 
 func defaultTimeouts() timeouts {
-	return timeouts{header: headerTimeout, commit: commitTimeout, idle: idleTimeout}
+	return timeouts{header: headerTimeout, commit: commitTimeout, idle: idleTimeout, least: leastBytes}
 }
 
 // stallTransport ends exchanges that stand still. It measures only time spent
@@ -64,7 +65,7 @@ func (t *stallTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp.Body = &receivedBody{ReadCloser: resp.Body, ctx: ctx, w: w, idle: t.limits.idle}
+	resp.Body = &receivedBody{ReadCloser: resp.Body, ctx: ctx, w: w, limits: t.limits}
 	return resp, nil
 }
 
@@ -111,19 +112,31 @@ func (b *sentBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// receivedBody is a response's body: each read must bring something in time.
+// receivedBody is a response's body: each read must bring something in time, and all of them together not too
+// little of it.
 type receivedBody struct {
 	io.ReadCloser
-	ctx  context.Context //nolint:containedctx // the context of the exchange this body belongs to
-	w    *watch
-	idle time.Duration
+	ctx    context.Context //nolint:containedctx // the context of the exchange this body belongs to
+	w      *watch
+	limits timeouts
+	waited time.Duration // for the other side, since got was zero
+	got    int64         // bytes since then
 }
 
 // Read waits for content under watch.
 func (b *receivedBody) Read(p []byte) (int, error) {
-	b.w.arm("data", b.idle)
+	b.w.arm("data", b.limits.idle)
+	began := time.Now()
 	n, err := b.ReadCloser.Read(p)
 	b.w.disarm()
+	b.waited += time.Since(began)
+	b.got += int64(n)
+	if b.waited >= b.limits.idle {
+		if b.got < b.limits.least {
+			return n, &stallError{fmt.Sprintf("more than %d bytes", b.got), b.waited.Round(time.Second)}
+		}
+		b.waited, b.got = 0, 0
+	}
 	if err != nil {
 		if stall, ok := context.Cause(b.ctx).(*stallError); ok { //nolint:errorlint // the cause is set unwrapped
 			return n, stall
