@@ -89,6 +89,18 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// taken is what [WasTaken] asks for, where the reader inside has it.
+func (c *countingReader) taken() (Member, bool) {
+	m, ok := WasTaken(c.r)
+	if ok {
+		c.n = c.size
+		if c.onBytes != nil {
+			c.onBytes(c.size)
+		}
+	}
+	return m, ok
+}
+
 // packed implements packedReader where the reader inside does.
 func (c *countingReader) packed() (frames io.Reader, placed int64, done func()) {
 	p, ok := c.r.(packedReader)

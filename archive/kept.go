@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 )
 
-// Kept are members of a checkpoint that are not in its directory: those of a [Spool], or of a [Hold].
+// Kept are members of a checkpoint that are not in its directory: those of a [Spool] or of a [Hold], or [Taken] ones.
 type Kept interface {
 	// kept gives those that are not empty, in the archive's order.
 	kept() ([]keptMember, error)
@@ -90,3 +91,54 @@ func (s *keptSource) closeOpen() error {
 
 // Close implements [Source].
 func (s *keptSource) Close() error { return errors.Join(s.closeOpen(), s.dir.Close()) }
+
+// Taken are members that a sink has taken, and hashed, before the metadata were written that list them. Their
+// readers have nothing to read: [WasTaken] recognizes them.
+type Taken []Member
+
+// kept implements [Kept].
+func (t Taken) kept() ([]keptMember, error) { //nolint:unparam // the interface has an error
+	members := make([]keptMember, len(t))
+	for i, m := range t {
+		members[i] = keptMember{name: m.Name, size: m.Size, open: func() (io.ReadCloser, error) { return &takenReader{member: m}, nil }}
+	}
+	slices.SortFunc(members, func(a, b keptMember) int { return compareNames(a.name, b.name) })
+	return members, nil
+}
+
+// errTaken is what a sink gets that has not taken a member before.
+var errTaken = errors.New("another sink has taken it already")
+
+type takenReader struct {
+	member Member
+	seen   bool
+}
+
+func (r *takenReader) Read([]byte) (int, error) {
+	if r.seen {
+		return 0, io.EOF
+	}
+	return 0, errTaken
+}
+
+func (r *takenReader) hashed() Member { return r.member }
+
+func (r *takenReader) taken() (Member, bool) {
+	r.seen = true
+	return r.member, true
+}
+
+func (r *takenReader) Close() error { return nil }
+
+// hashedReader is the optional ability of a member's reader to know its digest.
+type hashedReader interface{ hashed() Member }
+
+// WasTaken tells whether r, which a [Sink] has got, is of a member among [Taken] ones, and which that is. If so,
+// it counts as read.
+func WasTaken(r io.Reader) (Member, bool) {
+	t, ok := r.(interface{ taken() (Member, bool) })
+	if !ok {
+		return Member{}, false
+	}
+	return t.taken()
+}

@@ -171,6 +171,8 @@ func (r *spooledReader) Read(p []byte) (int, error) {
 	return r.dec.Read(p)
 }
 
+func (r *spooledReader) hashed() Member { return r.member }
+
 func (r *spooledReader) packed() (frames io.Reader, placed int64, done func()) {
 	if r.dec != nil || r.ended {
 		return nil, 0, nil

@@ -248,8 +248,8 @@ func HashMembers(ctx context.Context, src Source) ([]Member, error) {
 		if e.Kind == KindDir || e.Name == MetadataFile {
 			continue
 		}
-		if s, ok := r.(*spooledReader); ok {
-			members = append(members, s.member) // hashed when it was spooled
+		if h, ok := r.(hashedReader); ok {
+			members = append(members, h.hashed()) // when it was spooled or taken
 			continue
 		}
 		h := &hashingReader{name: e.Name, r: r, sha256: newBesideHash()}

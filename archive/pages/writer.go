@@ -147,6 +147,9 @@ func (w *Writer) Put(ctx context.Context, name string, r io.Reader) (int64, erro
 	return f.Size, w.err
 }
 
+// Sum is the SHA-256 of the file that was put last.
+func (w *Writer) Sum() Sum { return w.files[len(w.files)-1].Sum }
+
 func (w *Writer) put(ctx context.Context, f *laneFile, r io.Reader, sums *summer) error {
 	addrs := newAddresses(mapOf(w.maps, f.Name), w.old)
 	for {

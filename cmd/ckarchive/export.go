@@ -233,7 +233,7 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 	}
 	var writing *task
 	job.Seal = func(ctx context.Context, dir string) (archive.Source, error) {
-		kept, err := x.kept(ctx, filepath.Dir(dir), p)
+		kept, err := x.kept(ctx, dir, p)
 		if err != nil {
 			return nil, err
 		}

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 
 	"github.com/docker/go-units"
 
 	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/pages"
 	"github.com/ckarchive/ckarchive/criu"
+	"github.com/ckarchive/ckarchive/oci/artifact"
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
@@ -96,7 +99,7 @@ func (x *export) takePages(opts *criu.DumpOptions, dir string) (err error) {
 	return nil
 }
 
-// kept is where the memory is when the archive is written, or nil if it is among the other members.
+// kept is where the memory is when the archive of dir is written, or nil if it is among the other members.
 func (x *export) kept(ctx context.Context, dir string, p *progress) (archive.Kept, error) {
 	switch {
 	case x.spool != nil:
@@ -104,11 +107,14 @@ func (x *export) kept(ctx context.Context, dir string, p *progress) (archive.Kep
 	case x.hold == nil:
 		return nil, nil //nolint:nilnil // it is nowhere else
 	case !x.packedFile():
+		if to, ok := x.out.image.(memoryTaker); ok {
+			return x.store(ctx, to, dir, p)
+		}
 		return x.hold, nil
 	}
 	packing := p.begin("pack", x.hold.Size())
 	var err error
-	if x.spool, err = x.out.file.Spool(filepath.Join(dir, "packed")); err != nil {
+	if x.spool, err = x.out.file.Spool(filepath.Join(filepath.Dir(dir), "packed")); err != nil {
 		return nil, err
 	}
 	for _, name := range x.hold.Names() {
@@ -131,6 +137,55 @@ func (x *export) pack(ctx context.Context, name string, packing *task) (err erro
 	}
 	packing.add(b.Size())
 	return nil
+}
+
+// memoryTaker is a store that takes memory before the metadata, which need its digests.
+type memoryTaker interface {
+	TakeMap(name string, r io.Reader) error
+	Take(ctx context.Context, name string, r io.Reader) (archive.Member, error)
+}
+
+var _ memoryTaker = (*artifact.NativeWriter)(nil)
+
+// store moves the memory to its store, page maps of dir first.
+func (x *export) store(ctx context.Context, to memoryTaker, dir string, p *progress) (archive.Kept, error) {
+	images, err := os.ReadDir(filepath.Join(dir, archive.CheckpointDir))
+	if err != nil {
+		return nil, err
+	}
+	for _, image := range images {
+		name := archive.Image(image.Name())
+		if !pages.IsPagemap(name) {
+			continue
+		}
+		if err := takeMap(to, dir, name); err != nil {
+			return nil, err
+		}
+	}
+	storing := p.begin("store", x.hold.Size())
+	taken := archive.Taken{}
+	for _, name := range x.hold.Names() {
+		b, err := x.hold.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		m, err := to.Take(ctx, name, io.NewSectionReader(b, 0, b.Size()))
+		if err := errors.Join(err, b.Close()); err != nil {
+			return nil, fmt.Errorf("store %s: %w", name, err)
+		}
+		taken = append(taken, m)
+		storing.add(m.Size)
+	}
+	return taken, x.dropHold()
+}
+
+func takeMap(to memoryTaker, dir, name string) error {
+	f, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	return to.TakeMap(name, f)
 }
 
 // dropHold gives the memory back.

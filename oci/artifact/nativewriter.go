@@ -51,6 +51,7 @@ type NativeWriter struct {
 	keys   *nativeKeys // nil: it is not encrypted
 	config nativeConfig
 	kept   map[string][]byte
+	taken  map[string]archive.Member
 	images bool // there was something in checkpoint/
 	desc   ocispec.Descriptor
 	err    error
@@ -60,7 +61,7 @@ var _ archive.Sink = (*NativeWriter)(nil)
 
 // NewNativeWriter begins a checkpoint in store. The caller closes the writer, also after Commit.
 func NewNativeWriter(ctx context.Context, store Ingester, opts NativeOptions) (*NativeWriter, error) {
-	w := &NativeWriter{store: store, opts: opts, kept: map[string][]byte{}, config: nativeConfig{FormatVersion: nativeVersion}}
+	w := &NativeWriter{store: store, opts: opts, kept: map[string][]byte{}, taken: map[string]archive.Member{}, config: nativeConfig{FormatVersion: nativeVersion}}
 	if err := w.begin(ctx); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
@@ -122,7 +123,7 @@ func (w *NativeWriter) put(ctx context.Context, e archive.Entry, r io.Reader) er
 	switch {
 	case e.Kind == archive.KindDir:
 	case archive.IsPages(e.Name):
-		return w.putElsewhere(ctx, e, func() (int64, error) { return w.pages.Put(ctx, e.Name, r) })
+		return w.putElsewhere(ctx, e, func() (int64, error) { return w.putPages(ctx, e, r) })
 	case e.Name == archive.RootfsDiff:
 		return w.putElsewhere(ctx, e, func() (int64, error) { return w.putRootfs(ctx, r) })
 	case e.Name == archive.ConfigDump, e.Name == archive.SpecDump, e.Name == archive.MetadataFile:
@@ -136,9 +137,8 @@ func (w *NativeWriter) put(ctx context.Context, e archive.Entry, r io.Reader) er
 		if err != nil {
 			return err
 		}
-		// One that cannot be read gives no addresses. It is kept as it is.
-		if m, err := pages.ReadPagemap(e.Name, bytes.NewReader(raw)); err == nil && len(raw) <= maxPagemapBytes {
-			w.pages.Map(m)
+		if len(w.taken) == 0 {
+			w.addresses(e.Name, raw)
 		}
 		r = rest
 	}
