@@ -84,7 +84,7 @@ func (a *app) newParser() (*kong.Kong, error) {
 	return kong.New(a.cli,
 		kong.Name("ckarchive"),
 		kong.Description(description),
-		kong.Vars{"root": defaultRoot(a.getenv), "rundir": defaultRunDir, "ghostlimit": defaultGhostLimit, "networklock": defaultNetworkLock},
+		kong.Vars{"root": defaultRoot(a.getenv), "rundir": defaultRunDir, "ghostlimit": defaultGhostLimit, "networklock": defaultNetworkLock, "cachesize": defaultCacheSize},
 		kong.Writers(a.stdout, a.stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Help(func(o kong.HelpOptions, ctx *kong.Context) error {

@@ -18,10 +18,6 @@ import (
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
-// consumeImages: the images are unpacked for one restore and go after it, so their memory may go
-// while it is restored.
-const consumeImages = true
-
 // restoreByRuntime hands the images to an OCI runtime, with a CRIU configuration that
 // lets any runtime restore the images of any other.
 func (r *restore) restoreByRuntime(ctx context.Context, images string, spec *specs.Spec) error {
@@ -109,7 +105,7 @@ func (r *restore) runtimeOptions(images string, spec *specs.Spec, files map[stri
 		ConsoleSocket: r.cmd.ConsoleSocket, TCPEstablished: flags.TCPEstablished, ExtUnixSk: flags.ExtUnixSk,
 		ShellJob: flags.ShellJob, FileLocks: flags.FileLocks, NoPivot: r.cmd.NoPivot, NoSubreaper: r.cmd.NoSubreaper,
 		CgroupMode: flags.CgroupMode, LSMProfile: r.cmd.LSMProfile, LSMMountContext: r.cmd.LSMMountContext,
-		ConsumeImages: consumeImages, Spec: spec,
+		ConsumeImages: r.consumes(), Spec: spec,
 	}
 	for _, key := range slices.Sorted(maps.Keys(files)) {
 		o.Inherited = append(o.Inherited, files[key])
@@ -123,7 +119,7 @@ func (r *restore) configOptions(files map[string]*os.File) (criu.ConfigOptions, 
 	o := criu.ConfigOptions{
 		TCPClose: flags.TCPClose, SkipRWXCheck: flags.SkipRWXCheck, MountCompat: flags.MountCompat,
 		WeakSysctls: r.cmd.WeakSysctls, External: r.cmd.External, Inherit: map[string]int{},
-		ConsumeImages: consumeImages,
+		ConsumeImages: r.consumes(),
 	}
 	for i, key := range slices.Sorted(maps.Keys(files)) {
 		o.Inherit[key] = runtime.FirstInherited + i
@@ -153,7 +149,7 @@ func (r *restore) criuOptions(images string, spec *specs.Spec, files map[string]
 		CgroupPath:    cmp.Or(r.cmd.CgroupPath, "/ckarchive/"+r.id),
 		ConsoleSocket: r.cmd.ConsoleSocket, MountMap: r.mountSources(),
 		WeakSysctls: r.cmd.WeakSysctls, LSMProfile: r.cmd.LSMProfile, LSMMountContext: r.cmd.LSMMountContext,
-		External: r.cmd.External, Files: files, Veth: veth, ConsumeImages: consumeImages,
+		External: r.cmd.External, Files: files, Veth: veth, ConsumeImages: r.consumes(),
 	}
 	o.ConfigFile = r.cmd.CRIUConfig
 	return o, err

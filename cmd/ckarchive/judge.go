@@ -285,10 +285,9 @@ func (r *restore) checkBase(context.Context) (string, error) {
 }
 
 // checkSpace wants room for the unpacked archive and for the root file system beside it.
-func (r *restore) checkSpace(context.Context) (string, error) {
-	need := int64(0)
+func (r *restore) checkSpace(ctx context.Context) (string, error) {
+	need := r.unpackedNeed(ctx)
 	for _, m := range r.meta.Members {
-		need += m.Size
 		if m.Name == archive.RootfsDiff && r.cmd.Rootfs == "" && !r.ownBundle() {
 			need += m.Size // it is applied before the unpacked archive is removed
 		}

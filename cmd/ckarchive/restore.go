@@ -30,6 +30,8 @@ type restoreCmd struct {
 	Timeout time.Duration `help:"Give up the restore after this time." default:"10m"`
 	DryRun  bool          `help:"Print what would be done and do nothing."`
 	restoreFlags
+	Cache string `help:"Which unpacked checkpoints are kept for the next restore: those of stores and registries that are not encrypted (auto), also files and encrypted ones, in plain form (always), or none (never)." enum:"auto,always,never" default:"auto" env:"CKARCHIVE_CACHE"`
+	cacheSizeFlag
 	RequireSignature []string `help:"Public key of which one has to have signed the checkpoint; may be repeated. By default the trust file says it." sep:"none" env:"CKARCHIVE_REQUIRE_SIGNATURE" placeholder:"FILE"`
 }
 
@@ -90,6 +92,7 @@ type configDump struct {
 type restore struct {
 	cmd  *restoreCmd
 	app  *app
+	loc  location
 	src  archive.Source
 	head map[string][]byte
 
@@ -106,9 +109,13 @@ type restore struct {
 	criu    criu.Binary
 	saved   runtime.SandboxImages // of a sandbox, in place of CRIU's
 	unlock  []func()
-	home    string // CONTAINERS/ID: bundle, work directory, unpacked archive
-	bundle  string
-	rootfs  string
+	cached  *cached // nil until it is settled
+	// wasCached tells that the cache had it.
+	wasCached bool
+	shared    bool   // the memory of the unpacked archive is others' too, and must not be freed
+	home      string // CONTAINERS/ID: bundle, work directory, unpacked archive
+	bundle    string
+	rootfs    string
 	// madeBundle tells that bundle is ours to remove when the restore fails.
 	madeBundle bool
 	cgroups    []string // see restoreState
@@ -133,7 +140,7 @@ func (r *restore) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.src = src
+	r.loc, r.src = loc, src
 	if r.head, r.src, err = archive.Peek(ctx, src); err != nil {
 		return errors.Join(fmt.Errorf("read %s: %w", loc.text, err), src.Close())
 	}
@@ -162,7 +169,7 @@ func (r *restore) stay(ctx context.Context) error {
 	if !r.cmd.Detach {
 		line = "" // it was printed before the container could write
 	}
-	if err := r.app.printResult(line, restoreResult{ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs, Granted: r.granted, LeftOut: r.leftOut}); err != nil {
+	if err := r.app.printResult(line, restoreResult{ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs, Granted: r.granted, LeftOut: r.leftOut, Cached: r.wasCached}); err != nil {
 		return err
 	}
 	if r.cmd.Detach {
@@ -194,6 +201,8 @@ type restoreResult struct {
 	// Granted is what goes beyond the defaults, LeftOut what of the archive's configuration was not used.
 	Granted []string `json:"granted,omitempty"`
 	LeftOut []string `json:"leftOut,omitempty"`
+	// Cached tells that an earlier restore had unpacked the checkpoint.
+	Cached bool `json:"cached,omitempty"`
 }
 
 func (r *restore) release() {

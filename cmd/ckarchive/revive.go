@@ -47,6 +47,9 @@ func (r *restore) run(ctx context.Context) (err error) {
 
 // unpack verifies the archive while it goes to disk.
 func (r *restore) unpack(ctx context.Context, p *progress, dir string) (err error) {
+	if r.fromCache(ctx, p, dir) {
+		return r.closeSource()
+	}
 	src := archive.NewVerified(r.src)
 	defer func() { err = errors.Join(err, src.Close()) }()
 	dst, err := archive.CreateDir(dir)
@@ -73,6 +76,7 @@ func (r *restore) unpack(ctx context.Context, p *progress, dir string) (err erro
 	if r.spec == nil {
 		return r.judgeUnpacked(ctx, dir)
 	}
+	r.toCache(ctx, dir)
 	return nil
 }
 

@@ -28,6 +28,7 @@ const defaultRunDir = "/run/ckarchive"
 func (a *app) spoolDir() string      { return filepath.Join(a.cli.Root, "spool") }
 func (a *app) containersDir() string { return filepath.Join(a.cli.Root, "containers") }
 func (a *app) logDir() string        { return filepath.Join(a.cli.Root, "log") }
+func (a *app) cacheDir() string      { return filepath.Join(a.cli.Root, "cache") }
 
 // The directories that a reboot empties.
 func (a *app) lockDir() string   { return filepath.Join(a.cli.RunDir, "lock") }

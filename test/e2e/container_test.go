@@ -25,6 +25,7 @@ type container struct {
 	rootfs string // on the host
 	log    string // what it prints
 	direct bool   // no runtime knows it
+	cached bool   // an earlier restore had unpacked it
 }
 
 // counts is the usual workload; more arguments for it follow.
@@ -224,6 +225,7 @@ type restored struct {
 	Runtime string `json:"runtime"`
 	Bundle  string `json:"bundle"`
 	Rootfs  string `json:"rootfs"`
+	Cached  bool   `json:"cached"`
 }
 
 // restore restores src as a detached container called name.
@@ -240,7 +242,7 @@ func (h *host) restore(name, src string, flags ...string) *container {
 	if said.ID != c.id || said.PID <= 0 {
 		h.t.Fatalf("restore says %+v, want the container %s", said, c.id)
 	}
-	c.pid, c.bundle, c.rootfs = said.PID, said.Bundle, said.Rootfs
+	c.pid, c.bundle, c.rootfs, c.cached = said.PID, said.Bundle, said.Rootfs, said.Cached
 	return c
 }
 

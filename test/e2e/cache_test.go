@@ -1,0 +1,105 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// unpacked are the checkpoints in the host's cache.
+func (h *host) unpacked() []string {
+	h.t.Helper()
+	dirs, err := filepath.Glob(filepath.Join(h.root, "cache/*/archive"))
+	must(h.t, err)
+	return dirs
+}
+
+// TestCache restores one checkpoint several times: only the first reads the archive, and all are whole.
+func TestCache(t *testing.T) {
+	h := newHost(t)
+	c := h.start("c", counts("--children", "1", "--tmpfs", "/dev/shm"))
+	h.ok("export", "--base", h.built.base, c.id, "warm:v1")
+	for i, engine := range []string{"runtime", "direct", "runtime"} {
+		r := h.restore(string(rune('r'+i)), "warm:v1", "--engine", engine, "--base", h.built.base)
+		if want := i > 0; r.cached != want {
+			t.Errorf("restore %d took the checkpoint from the cache: %v, want %v", i, r.cached, want)
+		}
+		r.wellFrom(c)
+	}
+	kept := h.unpacked()
+	if len(kept) != 1 {
+		t.Fatalf("in the cache are %q, want one", kept)
+	}
+	if info, err := os.Stat(filepath.Join(h.root, "cache")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("mode of the cache: %v, %v", info, err)
+	}
+
+	// What was cut is found, and made anew.
+	pages, err := filepath.Glob(filepath.Join(kept[0], "checkpoint/pages-*.img"))
+	must(t, err)
+	must(t, os.Truncate(pages[0], 4096))
+	if h.restore("cut", "warm:v1", "--base", h.built.base).wellFrom(c); len(h.unpacked()) != 1 {
+		t.Errorf("in the cache are %q, want the one that was made anew", h.unpacked())
+	}
+	if !h.restore("again", "warm:v1", "--base", h.built.base).cached {
+		t.Error("what was made anew is not used")
+	}
+
+	// What its owner removes is not to live on.
+	h.ok("gc")
+	if len(h.unpacked()) != 1 {
+		t.Error("gc removed the checkpoint while it is in the store")
+	}
+	h.ok("rm", "warm:v1")
+	if o := h.ok("gc"); !strings.Contains(o.stdout, "1 unpacked checkpoints") || len(h.unpacked()) > 0 {
+		t.Errorf("gc has left %q: %s", h.unpacked(), o)
+	}
+}
+
+// TestCachePolicy: what is kept without being asked is in the store in plain form anyway.
+func TestCachePolicy(t *testing.T) {
+	h := newHost(t)
+	recipient, identity := h.ageKey("key")
+	c := h.start("c", counts())
+	path := c.export("c.tar", "-R", "--base", h.built.base)
+	sealed := c.export("c.tar.zst.age", "-R", "--base", h.built.base, "--encrypt", recipient)
+	h.ok("import", path, "plain:v1")
+	h.ok("push", "--encrypt", recipient, path, "oci:"+h.path("sealed")+":v1")
+	h.extra = append(h.extra, "CKARCHIVE_DECRYPT_IDENTITY="+identity)
+	for i, tt := range []struct {
+		src, cache string
+		kept       int
+	}{
+		{path, "auto", 0},
+		{sealed, "auto", 0},
+		{"oci:" + h.path("sealed") + ":v1", "auto", 0},
+		{"plain:v1", "never", 0},
+		{path, "always", 1},
+		{sealed, "always", 2},
+		{"plain:v1", "auto", 3},
+	} {
+		r := h.restore(string(rune('a'+i)), tt.src, "--cache", tt.cache, "--base", h.built.base)
+		if got := len(h.unpacked()); got != tt.kept || r.cached {
+			t.Errorf("%s with --cache %s: %d checkpoints are kept, want %d; from the cache: %v", tt.src, tt.cache, got, tt.kept, r.cached)
+		}
+		r.wellBehaved()
+		r.remove()
+	}
+	if r := h.restore("never", "plain:v1", "--cache", "never", "--base", h.built.base); r.cached {
+		t.Error("--cache never used what is kept")
+	}
+	// The room is for one of them: the others go.
+	if h.restore("small", "plain:v1", "--cache-size", "1", "--base", h.built.base); len(h.unpacked()) != 3 {
+		t.Errorf("a use removed others: %q", h.unpacked())
+	}
+	h.ok("gc", "--cache-size", "20MiB")
+	if got := len(h.unpacked()); got == 0 || got > 2 {
+		t.Errorf("%d checkpoints are left in 20 MiB", got)
+	}
+	h.ok("gc", "--cache")
+	if len(h.unpacked()) > 0 {
+		t.Errorf("gc --cache has left %q", h.unpacked())
+	}
+	h.run("restore", "--cache-size", "much", "plain:v1").refused(2, "--cache-size")
+}
