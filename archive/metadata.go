@@ -124,8 +124,18 @@ type Stats struct {
 	MemwriteTime uint64 `json:"memwriteTime"`
 	PagesScanned uint64 `json:"pagesScanned"`
 	PagesWritten uint64 `json:"pagesWritten"`
-	// PausedTime is how long the container stood still in all: dump and root file system.
+	// PausedTime is how long the container stood still in all: from before it was paused until it went on,
+	// or until its root file system was archived if it was to be stopped.
 	PausedTime uint64 `json:"pausedTime,omitempty"`
+	// PausingTime is how long its runtime took to pause it. FreezingTime is CRIU's own, which finds it paused.
+	PausingTime uint64 `json:"pausingTime,omitempty"`
+	// DumpTime is that of the dump as seen from outside of CRIU, with the start of programs.
+	DumpTime uint64 `json:"dumpTime,omitempty"`
+	// RootfsTime is that of the search for changes in the root file system, and of archiving them.
+	RootfsTime uint64 `json:"rootfsTime,omitempty"`
+	// PackTime is that of compressing memory when the container went on, before the metadata was written.
+	// What is compressed while the archive is written or uploaded is in no metadata.
+	PackTime uint64 `json:"packTime,omitempty"`
 }
 
 // Member is one file of the archive.

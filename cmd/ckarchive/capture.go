@@ -24,6 +24,7 @@ func (x *export) dump(ctx context.Context, a *app, dir string, frozen func(conte
 	ctx, cancel := context.WithTimeoutCause(ctx, x.cmd.Timeout, fmt.Errorf("the dump took longer than %s", x.cmd.Timeout))
 	defer cancel()
 	images := filepath.Join(dir, archive.CheckpointDir)
+	x.watch.dumping()
 	var err error
 	switch {
 	case sandboxed(x.ctr):
@@ -171,6 +172,8 @@ func (x *export) collect(ctx context.Context, dir string) (err error) {
 	if x.collected {
 		return nil
 	}
+	x.watch.collecting()
+	defer func() { x.watch.collected() }()
 	f, err := os.OpenFile(filepath.Join(dir, archive.RootfsDiff), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -187,7 +190,6 @@ func (x *export) collect(ctx context.Context, dir string) (err error) {
 	x.meta.Rootfs = &archive.Rootfs{
 		Method: result.Method, Files: result.Files, Deleted: len(result.Deleted) / 2, Skipped: result.Skipped,
 	}
-	x.finishStats()
 	if len(result.Deleted) == 0 {
 		return nil
 	}
@@ -216,14 +218,6 @@ func (x *export) diff(ctx context.Context, f *os.File, opts rootfs.Options) (roo
 		return rootfs.Overlay(ctx, f, upper, lowers, x.ctr.Rootfs, opts)
 	}
 	return rootfs.Directory(ctx, f, "", x.ctr.Rootfs, opts)
-}
-
-// finishStats notes how long the container has stood still.
-func (x *export) finishStats() {
-	if x.meta.Stats == nil {
-		x.meta.Stats = &archive.Stats{}
-	}
-	x.meta.Stats.PausedTime = uint64(time.Since(x.paused).Microseconds()) //nolint:gosec // never negative
 }
 
 // printPlan is --dry-run.

@@ -61,7 +61,8 @@ type app struct {
 	trust          *trustFile        // nil until it is read
 	identities     *crypt.Identities // nil until something is encrypted
 	parser         *kong.Kong
-	profileErr     error // what is wrong with the profile that the command line names
+	steps          []step // of which progress was shown, and that are over
+	profileErr     error  // what is wrong with the profile that the command line names
 	// confine is how this process gives up what a command that reads needs not; nil where it is not the command's alone.
 	confine func(boundary) error
 	clients map[remoteFlags]*registry.Client

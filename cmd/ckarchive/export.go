@@ -34,6 +34,7 @@ type exportCmd struct {
 	Name      string        `help:"Name of the container in the archive, instead of its ID." placeholder:"NAME"`
 	Normalize bool          `help:"Leave out the mounts that the container's engine made of its own accord and others lack, as /run/.containerenv, so that CRI-O and containerd restore the archive." default:"true" negatable:""`
 	DryRun    bool          `help:"Print what would be done and do nothing."`
+	statsFlag
 	dumpFlags
 }
 
@@ -128,7 +129,7 @@ type export struct {
 	out         *sink
 	spool       *archive.Spool // memory that was packed, or nil
 	hold        *archive.Hold  // memory that is to be archived, or nil
-	paused      time.Time
+	watch       stopwatch
 }
 
 // goesOn tells whether the container is there afterwards.
@@ -237,6 +238,7 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 		if err != nil {
 			return nil, err
 		}
+		x.watch.note(&x.meta)
 		p.begin("hash", 0)
 		spec, err := x.normalize(a, dir)
 		if err != nil {
@@ -259,8 +261,7 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 	if err := x.holdMemory(a); err != nil {
 		return err
 	}
-	x.paused = time.Now()
-	err := capture.Run(ctx, a.spoolDir(), x.ctr, job)
+	err := capture.Run(ctx, a.spoolDir(), timed{x.ctr, &x.watch}, job)
 	return errors.Join(err, x.dropHold())
 }
 
@@ -279,10 +280,13 @@ func (x *export) report(ctx context.Context, a *app, out *sink) error {
 			a.warn("%v", err)
 		}
 	}
+	if err := x.cmd.print(a, dumpRows(x.meta.Stats)); err != nil {
+		return err
+	}
 	return a.printResult(out.result(), exportResult{
 		Result: out.result(), Container: x.ctr.ID, Created: x.meta.Created,
 		MemoryBytes: x.meta.Container.MemoryBytes, Processes: x.meta.Container.Processes, Stats: x.meta.Stats,
-		Running: x.cmd.LeaveRunning || x.cmd.PreDump,
+		Steps: x.cmd.steps(a), Running: x.cmd.LeaveRunning || x.cmd.PreDump,
 	})
 }
 
@@ -294,5 +298,6 @@ type exportResult struct {
 	MemoryBytes int64          `json:"memoryBytes"`
 	Processes   int            `json:"processes"`
 	Stats       *archive.Stats `json:"stats,omitempty"`
+	Steps       []step         `json:"steps,omitempty"` // with --stats
 	Running     bool           `json:"running"`
 }

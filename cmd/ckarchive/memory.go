@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/docker/go-units"
 
@@ -113,6 +114,7 @@ func (x *export) kept(ctx context.Context, dir string, p *progress) (archive.Kep
 		return x.hold, nil
 	}
 	packing := p.begin("pack", x.hold.Size())
+	defer x.watch.packing(time.Now())
 	var err error
 	if x.spool, err = x.out.file.Spool(filepath.Join(filepath.Dir(dir), "packed")); err != nil {
 		return nil, err

@@ -20,6 +20,7 @@ import (
 type progress struct {
 	style string // bars, plain, json, none
 	out   io.Writer
+	ended func(step) // is told of every step that is over
 	bars  *mpb.Progress
 
 	mu  sync.Mutex // guards what follows, and out
@@ -31,7 +32,7 @@ const eventInterval = 250 * time.Millisecond
 
 // newProgress chooses the style by the flags and by what stderr is.
 func (a *app) newProgress() *progress {
-	p := &progress{style: a.cli.Progress, out: a.stderr}
+	p := &progress{style: a.cli.Progress, out: a.stderr, ended: func(s step) { a.steps = append(a.steps, s) }}
 	switch {
 	case a.cli.Quiet:
 		p.style = "none"
@@ -141,6 +142,7 @@ func (p *progress) end() {
 	}
 	t.stopped = true
 	took := time.Since(t.began)
+	p.ended(step{Task: t.name, Bytes: t.done.Load(), Time: took.Microseconds()})
 	switch p.style {
 	case "bars":
 		t.bar.SetTotal(max(t.done.Load(), 1), true)

@@ -32,6 +32,7 @@ type restoreCmd struct {
 	restoreFlags
 	Cache string `help:"Which unpacked checkpoints are kept for the next restore: those of stores and registries that are not encrypted (auto), also files and encrypted ones, in plain form (always), or none (never)." enum:"auto,always,never" default:"auto" env:"CKARCHIVE_CACHE"`
 	cacheSizeFlag
+	statsFlag
 	RequireSignature []string `help:"Public key of which one has to have signed the checkpoint; may be repeated. By default the trust file says it." sep:"none" env:"CKARCHIVE_REQUIRE_SIGNATURE" placeholder:"FILE"`
 }
 
@@ -120,6 +121,7 @@ type restore struct {
 	madeBundle bool
 	cgroups    []string // see restoreState
 	pid        int
+	stats      *criu.RestoreStats // nil if there are none
 	logger     *logger
 	pipes      []*os.File     // to the output of a container in the foreground
 	output     sync.WaitGroup // until all of it is written
@@ -165,11 +167,14 @@ func (r *restore) stay(ctx context.Context) error {
 			r.app.warn("%v", err)
 		}
 	}
+	if err := r.cmd.print(r.app, r.statRows()); err != nil {
+		return err
+	}
 	line := r.id
 	if !r.cmd.Detach {
 		line = "" // it was printed before the container could write
 	}
-	if err := r.app.printResult(line, restoreResult{ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs, Granted: r.granted, LeftOut: r.leftOut, Cached: r.wasCached}); err != nil {
+	if err := r.app.printResult(line, restoreResult{ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs, Granted: r.granted, LeftOut: r.leftOut, Cached: r.wasCached, Stats: r.stats, Steps: r.cmd.steps(r.app)}); err != nil {
 		return err
 	}
 	if r.cmd.Detach {
@@ -203,6 +208,9 @@ type restoreResult struct {
 	LeftOut []string `json:"leftOut,omitempty"`
 	// Cached tells that an earlier restore had unpacked the checkpoint.
 	Cached bool `json:"cached,omitempty"`
+	// Stats are CRIU's, and Steps those of ckarchive, with --stats.
+	Stats *criu.RestoreStats `json:"stats,omitempty"`
+	Steps []step             `json:"steps,omitempty"`
 }
 
 func (r *restore) release() {

@@ -39,6 +39,12 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err := r.revive(ctx, p, r.unpacked()); err != nil {
 		return &restoreError{errors.Join(fmt.Errorf("restore container %q: %w", r.id, err), r.discard(ctx))}
 	}
+	if r.cmd.Stats && !r.sandboxed() {
+		if r.stats, err = criu.ReadRestoreStats(r.work()); err != nil {
+			r.app.warn("CRIU left no statistics: %v", err)
+		}
+	}
+	p.begin("clean up", 0)
 	if err := errors.Join(archive.RemoveTree(r.unpacked()), r.writeState(ctx, stateRunning)); err != nil {
 		r.app.warn("clean up after the restore: %v", err)
 	}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,7 +80,7 @@ func TestCachePolicy(t *testing.T) {
 		{sealed, "always", 2},
 		{"plain:v1", "auto", 3},
 	} {
-		r := h.restore(string(rune('a'+i)), tt.src, "--cache", tt.cache, "--base", h.built.base)
+		r := h.restore(fmt.Sprint("policy", i), tt.src, "--cache", tt.cache, "--base", h.built.base)
 		if got := len(h.unpacked()); got != tt.kept || r.cached {
 			t.Errorf("%s with --cache %s: %d checkpoints are kept, want %d; from the cache: %v", tt.src, tt.cache, got, tt.kept, r.cached)
 		}
