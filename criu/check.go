@@ -36,8 +36,8 @@ type CheckOptions struct {
 	AnyArchitecture bool
 	// WithoutMemory says that memory and page maps are not there: a page server has them.
 	WithoutMemory bool
-	// taken are pages files that are no longer in the directory: name to size in bytes.
-	taken map[string]int64
+	// Taken are pages files that are no longer in the directory: name to size in bytes.
+	Taken map[string]int64
 	// child says that part of the memory is in the images that archive.ParentLink names.
 	child bool
 }
@@ -97,7 +97,7 @@ func Check(ctx context.Context, dir string, opts CheckOptions) (Checked, error) 
 		return c, imageError(coreName(tasks[0].GetPid()), "tasks are of architecture %s, this host is %s", c.Architecture, runtime.GOARCH)
 	}
 	if !opts.WithoutMemory {
-		c.MemoryBytes, err = checkPages(ctx, dir, names, pids, pageSize(c.Architecture), opts.taken)
+		c.MemoryBytes, err = checkPages(ctx, dir, names, pids, pageSize(c.Architecture), opts.Taken)
 	}
 	if err != nil {
 		return c, err

@@ -166,7 +166,7 @@ type dump struct {
 	opts   DumpOptions
 	dirs   *dirs
 	result Dumped
-	pipes  *pagePipes
+	pipes  *PagePipes
 	hook   error // what PostDump or the checks before it said
 }
 
@@ -287,7 +287,7 @@ func (d *dump) postDump(ctx context.Context) error {
 		return err
 	}
 	checked, err := Check(ctx, d.opts.ImagesDir, CheckOptions{
-		taken: taken, WithoutMemory: d.opts.PageServer != "", child: d.opts.Parent != "",
+		Taken: taken, WithoutMemory: d.opts.PageServer != "", child: d.opts.Parent != "",
 	})
 	if err != nil {
 		return fmt.Errorf("images of the dump are not whole: %w", err)

@@ -1,6 +1,7 @@
 package criu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,9 +31,9 @@ const (
 	pipePollMillis = 20
 )
 
-// pagePipes are FIFOs in the place of the pages files: CRIU moves pages into them without a
+// PagePipes are FIFOs in the place of the pages files: CRIU moves pages into them without a
 // copy, and nothing of the memory reaches a disk unless the reader puts it there.
-type pagePipes struct {
+type PagePipes struct {
 	dir     string
 	files   map[int32]string // by descriptor: those that nobody has opened yet
 	readers errgroup.Group
@@ -42,9 +43,33 @@ type pagePipes struct {
 	sizes   map[string]int64
 }
 
+// OpenPagePipes puts FIFOs into the image directory dir, for a dump of the container of the process pid that a runtime
+// asks CRIU for. An error leaves dir as it was: the runtime can write files there. [PagePipes.Run] is
+// to follow. [Dump] has its own.
+func OpenPagePipes(ctx context.Context, dir string, pid int, take TakePages) (*PagePipes, error) {
+	tasks, err := taskTree(pid)
+	if err != nil {
+		return nil, err
+	}
+	return newPagePipes(ctx, dir, len(tasks), take)
+}
+
+// Run lets dump write the images, and gives the lengths of the pages files that were taken, for
+// [CheckOptions].Taken. It returns when all of the memory has been read and the FIFOs are gone. No task of the container may run
+// before that, so it has to be paused before and dump must leave it so: what is in a FIFO are references to its pages. The
+// reader's error goes before that of dump, which only knows that a pipe was closed.
+func (p *PagePipes) Run(dump func() error) (map[string]int64, error) {
+	err := dump()
+	sizes, terr := p.finish()
+	if terr != nil && err != nil {
+		err = fmt.Errorf("%w (%w)", terr, err)
+	}
+	return sizes, cmp.Or(err, terr)
+}
+
 // newPagePipes makes the FIFOs and begins to wait for CRIU.
-func newPagePipes(ctx context.Context, dir string, tasks int, take TakePages) (*pagePipes, error) {
-	p := &pagePipes{dir: dir, files: map[int32]string{}, sizes: map[string]int64{}}
+func newPagePipes(ctx context.Context, dir string, tasks int, take TakePages) (*PagePipes, error) {
+	p := &PagePipes{dir: dir, files: map[int32]string{}, sizes: map[string]int64{}}
 	for id := range min(tasks*pipesPerTask+sparePipes, maxPipes) {
 		name := pagesName(uint32(id + 1))
 		if err := p.add(name); err != nil {
@@ -56,7 +81,7 @@ func newPagePipes(ctx context.Context, dir string, tasks int, take TakePages) (*
 	return p, nil
 }
 
-func (p *pagePipes) add(name string) error {
+func (p *PagePipes) add(name string) error {
 	path := filepath.Join(p.dir, name)
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		return err
@@ -73,7 +98,7 @@ func (p *pagePipes) add(name string) error {
 }
 
 // watch starts a reader for each pipe that CRIU opens, until the dump is over.
-func (p *pagePipes) watch(ctx context.Context, take TakePages) error {
+func (p *PagePipes) watch(ctx context.Context, take TakePages) error {
 	for {
 		last := p.over.Load()
 		polled := make([]unix.PollFd, 0, len(p.files))
@@ -99,7 +124,7 @@ func (p *pagePipes) watch(ctx context.Context, take TakePages) error {
 }
 
 // read takes one pages file. An error closes the pipe, which ends CRIU's dump.
-func (p *pagePipes) read(ctx context.Context, fd int32, take TakePages) {
+func (p *PagePipes) read(ctx context.Context, fd int32, take TakePages) {
 	name := p.files[fd]
 	delete(p.files, fd)
 	f := os.NewFile(uintptr(fd), name) //nolint:gosec // a descriptor is never negative
@@ -118,7 +143,7 @@ func (p *pagePipes) read(ctx context.Context, fd int32, take TakePages) {
 
 // finish waits until all that CRIU wrote is taken, removes the FIFOs and gives the length of each
 // pages file. The tasks must not run before that: a pipe holds references to their pages.
-func (p *pagePipes) finish() (map[string]int64, error) {
+func (p *PagePipes) finish() (map[string]int64, error) {
 	p.over.Store(true)
 	err := errors.Join(p.watcher.Wait(), p.readers.Wait())
 	for fd := range p.files {
@@ -129,13 +154,13 @@ func (p *pagePipes) finish() (map[string]int64, error) {
 }
 
 // abort ends the readers of a dump that failed; CRIU has closed its ends.
-func (p *pagePipes) abort() {
+func (p *PagePipes) abort() {
 	// The dump's own error is told.
 	_, _ = p.finish()
 }
 
 // remove removes the FIFOs. What CRIU made in place of one stays.
-func (p *pagePipes) remove() error {
+func (p *PagePipes) remove() error {
 	entries, err := os.ReadDir(p.dir)
 	for _, e := range entries {
 		if e.Type()&os.ModeNamedPipe != 0 {

@@ -30,7 +30,7 @@ func (x *export) dump(ctx context.Context, a *app, dir string, frozen func(conte
 	case sandboxed(x.ctr):
 		err = x.dumpSandbox(ctx, images)
 	case x.cmd.Engine == engineRuntime:
-		err = x.dumpByRuntime(ctx, images, dir)
+		err = x.dumpByRuntime(ctx, a, images, dir)
 	default:
 		err = x.dumpDirectly(ctx, a, images, dir, frozen)
 	}
@@ -100,7 +100,7 @@ func (x *export) dumpDirectly(ctx context.Context, a *app, images, work string, 
 			return x.collect(ctx, work)
 		}
 	}
-	if err := x.takePages(&opts, filepath.Dir(work)); err != nil {
+	if opts.TakePages, err = x.takePages(filepath.Dir(work)); err != nil {
 		return err
 	}
 	dumped, err := criu.Dump(ctx, x.criu, opts)

@@ -37,7 +37,7 @@ func (x *export) packedFile() bool {
 // holdMemory takes memory for that of the container. It is no error if there is none to take.
 func (x *export) holdMemory(a *app) error {
 	c := x.cmd
-	if x.packsMemory() || x.dest.kind == locationImages || c.Engine == engineRuntime || sandboxed(x.ctr) || c.PageServer != "" {
+	if x.packsMemory() || x.dest.kind == locationImages || sandboxed(x.ctr) || c.PageServer != "" {
 		return nil
 	}
 	limit, err := holdLimit(c.HoldMemory)
@@ -79,25 +79,25 @@ type keeper interface {
 	Put(ctx context.Context, name string, r io.Reader) error
 }
 
-// takePages makes the dump give its memory to where it is kept. dir is the directory of the capture.
-func (x *export) takePages(opts *criu.DumpOptions, dir string) (err error) {
+// takePages is what takes the memory that a dump gives, or nil where it stays in files. dir is the directory
+// of the capture.
+func (x *export) takePages(dir string) (_ criu.TakePages, err error) {
 	var to keeper
 	switch {
 	case x.packsMemory():
 		if x.spool, err = x.out.file.Spool(filepath.Join(dir, "packed")); err != nil {
-			return err
+			return nil, err
 		}
 		to = x.spool
 	case x.hold != nil:
 		x.hold.Dir = filepath.Join(dir, "held")
 		to = x.hold
 	default:
-		return nil
+		return nil, nil //nolint:nilnil // it stays in files
 	}
-	opts.TakePages = func(ctx context.Context, name string, r io.Reader) error {
+	return func(ctx context.Context, name string, r io.Reader) error {
 		return to.Put(ctx, archive.Image(name), r)
-	}
-	return nil
+	}, nil
 }
 
 // kept is where the memory is when the archive of dir is written, or nil if it is among the other members.

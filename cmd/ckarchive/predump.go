@@ -97,18 +97,21 @@ func (x *export) servesMemory(a *app) error {
 
 // dumpByRuntime uses the runtime's own checkpoint command. What it does not tell is read from
 // the images.
-func (x *export) dumpByRuntime(ctx context.Context, images, dir string) error {
+func (x *export) dumpByRuntime(ctx context.Context, a *app, images, dir string) error {
 	if err := os.Mkdir(images, 0o700); err != nil {
 		return err
 	}
 	work := x.workDir(dir)
-	if err := x.checkpointByRuntime(ctx, images, work, filepath.Join(filepath.Dir(dir), "runtime.log")); err != nil {
+	taken, err := x.takeFromRuntime(ctx, a, images, filepath.Dir(dir), func() error {
+		return x.checkpointByRuntime(ctx, images, work, filepath.Join(filepath.Dir(dir), "runtime.log"))
+	})
+	if err != nil {
 		return err
 	}
 	if err := x.tidy(images, dir); err != nil {
 		return err
 	}
-	checked, err := criu.Check(ctx, images, criu.CheckOptions{WithoutMemory: x.cmd.PageServer != ""})
+	checked, err := criu.Check(ctx, images, criu.CheckOptions{WithoutMemory: x.cmd.PageServer != "", Taken: taken})
 	if err != nil {
 		return fmt.Errorf("images of the dump are not whole: %w", err)
 	}
@@ -124,6 +127,24 @@ func (x *export) dumpByRuntime(ctx context.Context, images, dir string) error {
 	}
 	x.meta.Stats, err = criu.ReadStats(work)
 	return err
+}
+
+// takeFromRuntime takes the memory while the runtime's CRIU writes it, if it is wanted anywhere but in files. dir
+// is the directory of the capture. Where no pipes can be made, files take it.
+func (x *export) takeFromRuntime(ctx context.Context, a *app, images, dir string, dump func() error) (map[string]int64, error) {
+	take, err := x.takePages(dir)
+	if err != nil {
+		return nil, err
+	}
+	if take == nil {
+		return nil, dump()
+	}
+	pipes, err := criu.OpenPagePipes(ctx, images, x.ctr.PID, take)
+	if err != nil {
+		a.say("memory goes to files until it is archived: %v", err)
+		return nil, dump()
+	}
+	return pipes.Run(dump)
 }
 
 // checkpointByRuntime runs the checkpoint command.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -32,6 +33,13 @@ func main() {
 		check(err)
 		check(os.Remove("/tmp/ghost"))
 		defer f.Close()
+	case "generations": // writes one number after the other over all of its memory
+		memory, err := syscall.Mmap(-1, 0, generationBytes, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+		check(err)
+		for page := 0; page < len(memory); page += 4096 {
+			copy(memory[page:], "GENERATE")
+		}
+		go generate(memory)
 	case "exit": // ends with a status when the file is there
 		done = func() error {
 			if _, err := os.Stat("/tmp/end"); err == nil {
@@ -44,6 +52,17 @@ func main() {
 		check(done())
 		fmt.Println("tick", i)
 		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+const generationBytes = 32 << 20
+
+// generate never ends.
+func generate(memory []byte) {
+	for n := uint64(1); ; n++ {
+		for page := 0; page < len(memory); page += 4096 {
+			binary.LittleEndian.PutUint64(memory[page+8:], n)
+		}
 	}
 }
 
