@@ -150,6 +150,16 @@ type rule struct {
 	hint   string
 }
 
+// firstBroken gives the error of the first rule that a command line breaks.
+func firstBroken(rules []rule) error {
+	for _, r := range rules {
+		if r.broken {
+			return &usageError{err: errors.New(r.text), hint: r.hint}
+		}
+	}
+	return nil
+}
+
 // rules are all that is known of a command line before anything is looked at.
 func (c *exportCmd) rules(dest location) []rule {
 	images := dest.kind == locationImages
@@ -180,10 +190,8 @@ const engineRuntime = "runtime"
 
 // checkFlags refuses wrong combinations before anything is touched.
 func (c *exportCmd) checkFlags(dest location) error {
-	for _, r := range c.rules(dest) {
-		if r.broken {
-			return &usageError{err: errors.New(r.text), hint: r.hint}
-		}
+	if err := firstBroken(c.rules(dest)); err != nil {
+		return err
 	}
 	if c.PageServer != "" {
 		if _, _, err := criu.SplitAddress(c.PageServer); err != nil {

@@ -28,6 +28,7 @@ type restoreCmd struct {
 	PIDFile string        `name:"pid-file" help:"Write the pid of the first process there." type:"path" placeholder:"FILE"`
 	Log     string        `help:"Where the output of a detached container goes; by default a file beside its bundle." type:"path" placeholder:"FILE"`
 	Timeout time.Duration `help:"Give up the restore after this time." default:"10m"`
+	Count   int           `help:"Restore this many containers, with the IDs ID-1, ID-2 and so on and the checkpoint unpacked once. One that fails is told of, and the others live on." default:"0" placeholder:"N"`
 	DryRun  bool          `help:"Print what would be done and do nothing."`
 	restoreFlags
 	Cache string `help:"Which unpacked checkpoints are kept for the next restore: those of stores and registries that are not encrypted (auto), also files and encrypted ones, in plain form (always), or none (never)." enum:"auto,always,never" default:"auto" env:"CKARCHIVE_CACHE"`
@@ -52,6 +53,9 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	if c.Into != "" {
 		return c.intoPodman(ctx, a)
 	}
+	if c.Count != 0 {
+		return c.several(ctx, a)
+	}
 	r := &restore{cmd: c, app: a}
 	if err := r.prepare(ctx); err != nil {
 		return errors.Join(cause(ctx, err), r.closeSource())
@@ -70,6 +74,14 @@ func (c *restoreCmd) check() error {
 	if c.Name != "" {
 		if err := runtime.CheckID(c.Name); err != nil {
 			return usagef("--name %q: letters, digits and _ . + - only, beginning with a letter or digit", c.Name)
+		}
+	}
+	if _, err := c.bytes(); err != nil {
+		return err
+	}
+	if c.Count != 0 {
+		if err := firstBroken(c.countRules()); err != nil {
+			return err
 		}
 	}
 	return errors.Join(c.targetFlags.check(), c.restoreFlags.check())
@@ -113,10 +125,12 @@ type restore struct {
 	cached  *cached // nil until it is settled
 	// wasCached tells that the cache had it.
 	wasCached bool
-	shared    bool   // the memory of the unpacked archive is others' too, and must not be freed
-	home      string // CONTAINERS/ID: bundle, work directory, unpacked archive
-	bundle    string
-	rootfs    string
+	// template is an unpacked archive that this one shares with others; empty: none.
+	template string
+	shared   bool   // the memory of the unpacked archive is others' too, and must not be freed
+	home     string // CONTAINERS/ID: bundle, work directory, unpacked archive
+	bundle   string
+	rootfs   string
 	// madeBundle tells that bundle is ours to remove when the restore fails.
 	madeBundle bool
 	cgroups    []string // see restoreState
@@ -130,6 +144,22 @@ type restore struct {
 
 // prepare opens the archive and judges its head, without making anything.
 func (r *restore) prepare(ctx context.Context) error {
+	if err := r.open(ctx); err != nil {
+		return err
+	}
+	if !r.hasHead() {
+		return nil // an archive of another order: judged when it is unpacked
+	}
+	return r.judge(ctx, r.head)
+}
+
+// hasHead tells whether the archive's metadata is at its beginning.
+func (r *restore) hasHead() bool {
+	return r.head[archive.ConfigDump] != nil && r.head[archive.SpecDump] != nil
+}
+
+// open opens the archive and reads its head.
+func (r *restore) open(ctx context.Context) error {
 	loc, err := parseLocation(r.cmd.Source)
 	if err != nil {
 		return err
@@ -146,10 +176,7 @@ func (r *restore) prepare(ctx context.Context) error {
 	if r.head, r.src, err = archive.Peek(ctx, src); err != nil {
 		return errors.Join(fmt.Errorf("read %s: %w", loc.text, err), src.Close())
 	}
-	if r.head[archive.ConfigDump] == nil || r.head[archive.SpecDump] == nil {
-		return nil // an archive of another order: judged when it is unpacked
-	}
-	return r.judge(ctx, r.head)
+	return nil
 }
 
 func (r *restore) closeSource() error {
@@ -174,7 +201,7 @@ func (r *restore) stay(ctx context.Context) error {
 	if !r.cmd.Detach {
 		line = "" // it was printed before the container could write
 	}
-	if err := r.app.printResult(line, restoreResult{ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs, Granted: r.granted, LeftOut: r.leftOut, Cached: r.wasCached, Stats: r.stats, Steps: r.cmd.steps(r.app)}); err != nil {
+	if err := r.app.printResult(line, r.result()); err != nil {
 		return err
 	}
 	if r.cmd.Detach {
@@ -196,7 +223,14 @@ func (r *restore) stay(ctx context.Context) error {
 	return nil
 }
 
-// restoreResult is what --json prints.
+func (r *restore) result() restoreResult {
+	return restoreResult{
+		ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs, Granted: r.granted, LeftOut: r.leftOut,
+		Cached: r.wasCached, Stats: r.stats, Steps: r.cmd.steps(r.app),
+	}
+}
+
+// restoreResult is what --json prints; a list of them with --count.
 type restoreResult struct {
 	ID      string `json:"id"`
 	PID     int    `json:"pid"`

@@ -53,6 +53,9 @@ func (r *restore) run(ctx context.Context) (err error) {
 
 // unpack verifies the archive while it goes to disk.
 func (r *restore) unpack(ctx context.Context, p *progress, dir string) (err error) {
+	if r.template != "" {
+		return r.share(ctx, p, dir)
+	}
 	if r.fromCache(ctx, p, dir) {
 		return r.closeSource()
 	}

@@ -22,6 +22,15 @@ type cacheSizeFlag struct {
 // defaultCacheSize is that of --cache-size.
 const defaultCacheSize = "10GiB"
 
+// bytes is the room, 0 or more.
+func (f cacheSizeFlag) bytes() (int64, error) {
+	n, err := units.RAMInBytes(cmp.Or(f.CacheSize, defaultCacheSize))
+	if err != nil {
+		return 0, usagef("--cache-size %s: %w", f.CacheSize, err)
+	}
+	return n, nil
+}
+
 // The values of --cache.
 const (
 	cacheAuto   = "auto"
@@ -31,9 +40,9 @@ const (
 
 // openCache opens the cache of unpacked checkpoints.
 func (a *app) openCache(f cacheSizeFlag) (*cache.Cache, error) {
-	limit, err := units.RAMInBytes(cmp.Or(f.CacheSize, defaultCacheSize))
+	limit, err := f.bytes()
 	if err != nil {
-		return nil, usagef("--cache-size %s: %w", f.CacheSize, err)
+		return nil, err
 	}
 	return cache.Open(a.cacheDir(), cache.Options{Limit: limit, Maker: "ckarchive/" + versionString()})
 }

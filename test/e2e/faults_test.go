@@ -40,7 +40,7 @@ func TestExportToFullDisk(t *testing.T) {
 	h := newHost(t)
 	c := h.start("c", counts("--memory", "16"))
 	full := h.tinyDisk("full", "1m")
-	for _, mode := range [][]string{nil, {"--leave-running"}, {"--engine", "runtime"}} {
+	for _, mode := range [][]string{nil, {"--leave-running"}, {"--engine", "runtime"}, {"--engine", "runtime", "--compress", "zstd"}} {
 		args := append(append([]string{"export", "--compress", "none", "--base", h.built.base}, mode...), c.id, filepath.Join(full, "c.tar"))
 		h.run(args...).refused(6, "no space left", "keeps running")
 		noFiles(t, full)

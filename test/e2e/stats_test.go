@@ -39,6 +39,10 @@ func TestStats(t *testing.T) {
 		if !hasStep(said.Steps, "dump", 0) || !hasStep(said.Steps, "archive", 4*mib) {
 			t.Errorf("%s: steps %+v, want the dump and the archive of its memory", engine, said.Steps)
 		}
+		// It was held in memory, whoever asked CRIU for the dump.
+		if !hasStep(said.Steps, "pack", 4*mib) {
+			t.Errorf("%s: steps %+v, want memory that was packed after the freeze", engine, said.Steps)
+		}
 		if kept := h.metadata(h.path(engine + ".tar.zst")).Stats; kept == nil || *kept != s {
 			t.Errorf("%s: the archive keeps %+v, export says %+v", engine, kept, s)
 		}
