@@ -30,10 +30,10 @@ func TestExportByRuntime(t *testing.T) {
 // TestExportByRuntimeInFiles: where no pipes can be made, the runtime writes files.
 func TestExportByRuntimeInFiles(t *testing.T) {
 	h := newHost(t)
-	c := h.start("c", counts("--children", "1"))
+	c := h.start("c", counts("--children", "40")) // for each of which there would be two pipes
 	path := h.path("c.tar.zst")
 	cmd := h.command("export", "--engine", "runtime", "--base", h.built.base, c.id, path)
-	limited := exec.Command("sh", append([]string{"-c", `ulimit -n 36; exec "$@"`, "sh"}, cmd.Args...)...)
+	limited := exec.Command("sh", append([]string{"-c", `ulimit -n 100; exec "$@"`, "sh"}, cmd.Args...)...)
 	limited.Env, limited.Dir = cmd.Env, cmd.Dir
 	h.end(limited, nil).want(0, "memory goes to files", "too many open files")
 	h.restore("r", path, "--base", h.built.base).wellFrom(c)
