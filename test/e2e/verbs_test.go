@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -25,18 +24,6 @@ func TestExportByRuntime(t *testing.T) {
 	d.wellFrom(c)
 	h.run("export", "--engine", "runtime", "--base", h.built.base, d.id, h.path("d.tar")).refused(5, "--engine direct")
 	d.wellBehaved()
-}
-
-// TestExportByRuntimeInFiles: where no pipes can be made, the runtime writes files.
-func TestExportByRuntimeInFiles(t *testing.T) {
-	h := newHost(t)
-	c := h.start("c", counts("--children", "40")) // for each of which there would be two pipes
-	path := h.path("c.tar.zst")
-	cmd := h.command("export", "--engine", "runtime", "--base", h.built.base, c.id, path)
-	limited := exec.Command("sh", append([]string{"-c", `ulimit -n 100; exec "$@"`, "sh"}, cmd.Args...)...)
-	limited.Env, limited.Dir = cmd.Env, cmd.Dir
-	h.end(limited, nil).want(0, "memory goes to files", "too many open files")
-	h.restore("r", path, "--base", h.built.base).wellFrom(c)
 }
 
 func TestDryRun(t *testing.T) {
