@@ -133,8 +133,8 @@ type Stats struct {
 	DumpTime uint64 `json:"dumpTime,omitempty"`
 	// RootfsTime is that of the search for changes in the root file system, and of archiving them.
 	RootfsTime uint64 `json:"rootfsTime,omitempty"`
-	// PackTime is that of compressing memory when the container went on, before the metadata was written.
-	// What is compressed while the archive is written or uploaded is in no metadata.
+	// PackTime is that of compressing memory, or storing it, when it had been captured and before the
+	// metadata was written. What is compressed while the archive is written or uploaded is in no metadata.
 	PackTime uint64 `json:"packTime,omitempty"`
 }
 

@@ -165,6 +165,7 @@ func (x *export) store(ctx context.Context, to memoryTaker, dir string, p *progr
 		}
 	}
 	storing := p.begin("store", x.hold.Size())
+	defer x.watch.packing(time.Now())
 	taken := archive.Taken{}
 	for _, name := range x.hold.Names() {
 		b, err := x.hold.Open(name)
