@@ -117,6 +117,9 @@ func checkSurroundings(ctx context.Context, dir string, names []string, opts Che
 	if err := checkUsers(dir, names, spec); err != nil {
 		return err
 	}
+	if err := checkNamespaces(dir, spec); err != nil {
+		return err
+	}
 	if err := checkLabels(dir, spec); err != nil {
 		return err
 	}

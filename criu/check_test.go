@@ -120,11 +120,19 @@ func cgroupTree(dir, prop string) *cgroup.CgroupEntry {
 	}}}
 }
 
+// kernelObjects are those of a process that shares none with one of another number.
+func kernelObjects(n uint32) *criu_core.TaskKobjIdsEntry {
+	return &criu_core.TaskKobjIdsEntry{
+		VmId: &n, FilesId: &n, FsId: &n, SighandId: &n, PidNsId: &n, NetNsId: &n, IpcNsId: &n, UtsNsId: &n, MntNsId: &n, UserNsId: &n, TimeNsId: &n,
+	}
+}
+
 // imageSet is a small checkpoint: two tasks, one of them a zombie.
 func imageSet(t testing.TB) map[string][]byte {
 	z := proto.Uint32(0)
 	return map[string][]byte{
-		"inventory.img": encode(t, magicInventory, &inventory.InventoryEntry{ImgVersion: proto.Uint32(2)}),
+		"inventory.img": encode(t, magicInventory, &inventory.InventoryEntry{ImgVersion: proto.Uint32(2), RootIds: kernelObjects(1)}),
+		"ids-1.img":     encode(t, magicIDs, kernelObjects(10)),
 		"pstree.img":    encode(t, magicPstree, task(1, 0), task(5, 1)),
 		"core-1.img":    encode(t, magicCore, core(1, 1<<21)),
 		"core-5.img":    encode(t, magicCore, core(6, 0)),

@@ -15,6 +15,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/cgroup"
 	criu_core "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
 	ghost_file "github.com/checkpoint-restore/go-criu/v8/crit/images/ghost-file"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/inventory"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/mnt"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/seccomp"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/userns"
@@ -61,7 +62,7 @@ func confinedSpec() *specs.Spec {
 		Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_SYS_ADMIN"}}},
 		Mounts:  []specs.Mount{{Type: "sysfs", Options: []string{"ro"}}, {Type: "cgroup", Options: []string{"ro"}}},
 		Linux: &specs.Linux{
-			Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace}},
+			Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace}, {Type: specs.PIDNamespace}},
 			Devices:    []specs.LinuxDevice{{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}},
 			Resources:  &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}},
 		},
@@ -191,7 +192,12 @@ func TestCheckRejectsBeyondSpec(t *testing.T) {
 	unpacked := func(headers ...tar.Header) func(set) {
 		return func(s set) { s["tmpfs-dev-13.tar.gz.img"] = tmpfs(t, headers...) }
 	}
-	threads := func(ids ...uint32) proto.Message { e := task(1, 0); e.Threads = ids; return e }
+	ids := func(pid int, edit func(*criu_core.TaskKobjIdsEntry)) func(set) {
+		e := kernelObjects(10)
+		edit(e)
+		return put(fmt.Sprintf("ids-%d.img", pid), magicIDs, e)
+	}
+	threads := func(all ...uint32) proto.Message { e := task(1, 0); e.Threads = all; return e }
 	old := filtered(0)
 	old.Tc.OldSeccompMode = criu_core.SeccompMode_disabled.Enum()
 	nobody := core(1, 0)
@@ -244,6 +250,12 @@ func TestCheckRejectsBeyondSpec(t *testing.T) {
 		"binfmt_misc":                {with(mount(mnt.Fstype_BINFMT_MISC, 9, 99, "/mnt", "")), "not one of a container"},
 		"overlay of the host":        {with(mount(mnt.Fstype_OVERLAYFS, 9, 99, "/mnt", "")), "not one of a container"},
 		"unknown file system":        {with(mount(77, 9, 99, "/mnt", "")), "not one of a container"},
+		"mounts of the host":         {ids(1, func(o *criu_core.TaskKobjIdsEntry) { o.MntNsId = proto.Uint32(1) }), "mount namespace of its host"},
+		"processes of the host":      {ids(1, func(o *criu_core.TaskKobjIdsEntry) { o.PidNsId = proto.Uint32(1) }), "pid namespace of its host"},
+		"network of the host":        {ids(1, func(o *criu_core.TaskKobjIdsEntry) { o.NetNsId = proto.Uint32(1) }), "network namespace of its host"},
+		"child in the host's mounts": {ids(5, func(o *criu_core.TaskKobjIdsEntry) { o.MntNsId = proto.Uint32(1) }), "task 5 is in the mount namespace"},
+		"no namespaces":              {func(s set) { delete(s, "ids-1.img") }, "ids-1.img"},
+		"no namespaces of CRIU":      {put("inventory.img", magicInventory, &inventory.InventoryEntry{ImgVersion: proto.Uint32(2)}), "no namespaces of CRIU"},
 		"user namespace":             {func(s set) { s["userns-3.img"] = users(t, 0) }, "userns-3.img"},
 		"AppArmor":                   {func(s set) { s["apparmor.img"] = []byte("policy") }, "apparmor.img"},
 		"all devices":                {put("cgroup.img", magicCgroup, devices("a *:* rwm")), "a *:* rwm"},
