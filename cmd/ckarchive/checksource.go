@@ -123,18 +123,16 @@ func (s *sourceCheck) run(ctx context.Context, loc location) (err error) {
 }
 
 // collect reads what is needed from the beginning of the checkpoint.
-func (s *sourceCheck) collect(ctx context.Context, loc location) (_ map[string][]byte, err error) {
-	src, err := s.app.openSource(ctx, loc, sourceOptions{Pull: s.cmd.Pull, Stream: true, Head: true, Remote: s.cmd.remoteFlags})
-	if err != nil {
-		return nil, err
+func (s *sourceCheck) collect(ctx context.Context, loc location) (map[string][]byte, error) {
+	a := s.app
+	c := collection{
+		Source: loc.text, Pull: s.cmd.Pull, Remote: s.cmd.remoteFlags,
+		Root: a.cli.Root, TrustFile: a.cli.TrustFile, DecryptIdentity: a.cli.DecryptIdentity, Quiet: a.cli.Quiet,
 	}
-	defer func() { err = errors.Join(err, src.Close()) }()
-	head, rest, err := archive.Peek(ctx, src)
-	if err != nil {
-		return nil, err
+	if a.confine == nil {
+		return a.collect(ctx, c)
 	}
-	needed, useful, listed := wanted(head)
-	return collectWanted(ctx, rest, needed, useful, listed)
+	return a.collectApart(ctx, c)
 }
 
 func collectWanted(ctx context.Context, src archive.Source, needed, useful []string, listed bool) (map[string][]byte, error) {

@@ -174,6 +174,7 @@ func statusByType(err error) (status int, hint string) {
 		registered  *registry.Error
 		container   containerStatus
 		ambiguous   *runtime.AmbiguousError
+		collected   *collectedError
 	)
 	switch {
 	case errors.As(err, &container):
@@ -182,6 +183,8 @@ func statusByType(err error) (status int, hint string) {
 		return exitDiffer, ""
 	case errors.As(err, &usage):
 		return exitUsage, usage.hint
+	case errors.As(err, &collected):
+		return collected.status, collected.hint
 	case errors.As(err, &ambiguous):
 		return exitUsage, ""
 	case errors.As(err, &captured) && captured.Archived():

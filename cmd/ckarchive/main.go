@@ -25,6 +25,8 @@ func main() {
 		os.Exit(runGzip(os.Args[1:]))
 	case os.Args[0] == loopbackName:
 		os.Exit(runLoopback())
+	case os.Args[0] == collectorName && len(os.Args) == 2:
+		os.Exit(runCollector(os.Args[1]))
 	case os.Args[0] == guardName && len(os.Args) == 4:
 		os.Exit(runGuard(os.Args[1], os.Args[2], os.Args[3]))
 	}
@@ -37,15 +39,20 @@ func main() {
 // run is main without the process: it parses args, runs the command and gives the exit
 // status.
 func run(args []string, stdin *os.File, stdout, stderr io.Writer, getenv func(string) string) int {
+	protect()
+	ctx, stop := signalContext(context.Background())
+	defer stop()
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv, confine: confine}
+	return a.main(ctx, args)
+}
+
+// protect keeps what this process has in memory and what it writes to its user.
+func protect() {
 	// Everything that is written holds a container's secrets.
 	syscall.Umask(0o077)
 	// So does the memory of ckarchive: no core dump, whatever the limits and the kernel's core pattern say. A
 	// program that is started has its own setting.
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // cannot fail
-	ctx, stop := signalContext(context.Background())
-	defer stop()
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv, confine: confine}
-	return a.main(ctx, args)
 }
 
 // signalContext gives a context that ends at the first SIGINT or SIGTERM, with an

@@ -40,7 +40,7 @@ const (
 // sample is one archive of the corpus.
 type sample struct {
 	name    string
-	read    int           // verdict of inspect, verify and push
+	read    int           // verdict of inspect, verify, convert and push
 	restore int           // verdict of restore
 	says    string        // by restore, if it is not accepted
 	archive func() []byte // made when it is used: all of them together are large
@@ -229,6 +229,9 @@ func (m machine) try(t *testing.T, s sample) {
 		if source != layout {
 			m.run(t, dir, stdin, "verify", source).want(t, "verify "+source, s.read, "")
 		}
+		if source == path {
+			m.run(t, dir, nil, "convert", "--to", "universal", source, filepath.Join(dir, "converted.tar")).want(t, "convert", s.read, "")
+		}
 		if source != "-" { // it reads no further than the images
 			if o := m.run(t, dir, nil, "inspect", source); o.status != s.read && o.status != accepted {
 				t.Errorf("inspect %s: status %d, want %d:\n%s", source, o.status, s.read, o.said)
@@ -243,6 +246,9 @@ func (m machine) try(t *testing.T, s sample) {
 	dry := m.run(t, dir, nil, "restore", "--dry-run", "--id", m.id, "--base", m.base, path)
 	if dry.status != s.restore && (!s.late || dry.status != accepted) {
 		t.Errorf("restore --dry-run: status %d, want %d:\n%s", dry.status, s.restore, dry.said)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "converted.tar")); err == nil && s.read != accepted {
+		t.Error("convert wrote a file")
 	}
 	for _, left := range []string{filepath.Join(dir, "runc", m.id), filepath.Join(dir, "store", "containers", m.id)} {
 		if _, err := os.Lstat(left); err == nil {
