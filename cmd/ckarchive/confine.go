@@ -24,6 +24,8 @@ const (
 	// than twice as much memory, half of that: the index of a checkpoint grows with it. A passphrase takes 1 GiB (crypt's
 	// work factor).
 	minGrowth = 4 << 30
+	// usualSpace is what the Go runtime takes at the start, rounded up: for a system without /proc.
+	usualSpace = 2 << 30
 	// maxOpenFiles is more than transfers and a store with its locks ever have open at once.
 	maxOpenFiles = 1024
 )
@@ -80,22 +82,21 @@ func limit() error {
 	return nil
 }
 
-// addressSpace is the limit of addresses, in bytes. What is taken by now is the Go runtime's: 1.2 GiB as a rule.
+// addressSpace is the limit of addresses, in bytes. What is taken by now is the Go runtime's.
 func addressSpace() (uint64, error) {
 	var host unix.Sysinfo_t
 	if err := unix.Sysinfo(&host); err != nil {
 		return 0, err
 	}
-	growth := max(minGrowth, host.Totalram*uint64(host.Unit)/2)
-	statm, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0, err
+	taken := uint64(usualSpace)
+	if statm, err := os.ReadFile("/proc/self/statm"); err == nil {
+		var pages uint64
+		if _, err := fmt.Sscan(string(statm), &pages); err != nil {
+			return 0, fmt.Errorf("/proc/self/statm: %w", err)
+		}
+		taken = pages * uint64(os.Getpagesize()) //nolint:gosec // no page has a negative size
 	}
-	var pages uint64
-	if _, err := fmt.Sscan(string(statm), &pages); err != nil {
-		return 0, fmt.Errorf("/proc/self/statm: %w", err)
-	}
-	return pages*uint64(os.Getpagesize()) + growth, nil //nolint:gosec // no page has a negative size
+	return taken + max(minGrowth, host.Totalram*uint64(host.Unit)/2), nil
 }
 
 // capabilities are those without which the named files of somebody else could not be read, or written beside:

@@ -16,7 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"ckarchive": main, probeName: probe})
+	testscript.Main(m, map[string]func(){"ckarchive": main, collectorName: main, probeName: probe})
 }
 
 func TestScripts(t *testing.T) {
