@@ -204,3 +204,57 @@ func TestConfine(t *testing.T) {
 		}
 	}
 }
+
+// A verb gets the directories that its command line names, and the local store only if it has to do with it.
+func TestBound(t *testing.T) {
+	dir := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, out, layout := filepath.Join(dir, "root"), filepath.Join(dir, "out"), filepath.Join(dir, "layout")
+	for _, d := range []string{root, out, layout} {
+		must(os.Mkdir(d, 0o700))
+	}
+	file := filepath.Join(dir, "x.tar")
+	must(os.WriteFile(file, nil, 0o600))
+	for _, tt := range []struct {
+		line    string
+		writes  []string
+		network bool
+	}{
+		{"inspect FILE", nil, false},
+		{"verify FILE", nil, false},
+		{"verify oci:LAYOUT:1", []string{layout}, false},
+		{"diff FILE x:1", []string{root}, false},
+		{"convert FILE OUT/y.tar", []string{out}, false},
+		{"convert --to ctr FILE OUT/y.tar", []string{out, root}, false},
+		{"import FILE", []string{root}, false},
+		{"push FILE oci:OUT/new/layout", []string{out, root}, false},
+		{"push FILE example.com/x:1", []string{root}, true},
+		{"pull example.com/x:1 OUT/y.tar", []string{out, root}, true},
+		{"inspect example.com/x:1", []string{root}, true},
+		{"sign --key k FILE", []string{dir}, false},
+		{"list", []string{root}, false},
+		{"rm x:1", []string{root}, false},
+	} {
+		line := strings.NewReplacer("FILE", file, "LAYOUT", layout, "OUT", out).Replace(tt.line)
+		var got boundary
+		a := &app{stdout: io.Discard, stderr: io.Discard, getenv: func(string) string { return "" }, confine: func(b boundary) error {
+			got = b
+			return errDiffer // before it does anything
+		}}
+		a.main(t.Context(), append([]string{"--root", root}, strings.Fields(line)...))
+		writes := slices.DeleteFunc(got.writes, func(d string) bool { return d == os.TempDir() })
+		slices.Sort(writes)
+		slices.Sort(tt.writes)
+		if !slices.Equal(writes, tt.writes) || got.network != tt.network {
+			t.Errorf("%s: writes to %q, network %t, want %q, %t", tt.line, writes, got.network, tt.writes, tt.network)
+		}
+		if !slices.Contains(got.reads, file) && strings.Contains(tt.line, "FILE") {
+			t.Errorf("%s: it may not read the file", tt.line)
+		}
+	}
+}

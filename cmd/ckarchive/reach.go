@@ -14,6 +14,7 @@ type reach struct {
 	dests   []string // DEST
 	files   []string // others that are read; empty ones, and words that name no file, do no harm
 	remote  remoteFlags
+	store   bool // the local store is needed, even where neither SRC nor DEST is a name
 }
 
 // reader is a command that reads checkpoints and starts no program.
@@ -27,17 +28,17 @@ var _ = []reader{
 }
 
 func (c *convertCmd) reach() *reach {
-	return &reach{sources: []string{c.Source}, dests: []string{c.Dest}, files: append(c.Encrypt, c.specFile(c.Bundle)), remote: c.remoteFlags}
+	return &reach{sources: []string{c.Source}, dests: []string{c.Dest}, files: append(c.Encrypt, c.specFile(c.Bundle)), remote: c.remoteFlags, store: c.To == "ctr"}
 }
 
 func (c *diffCmd) reach() *reach {
 	return &reach{sources: []string{c.A, c.B}, remote: c.remoteFlags}
 }
 
-func (c *flattenCmd) reach() *reach { return &reach{files: c.Encrypt} }
+func (c *flattenCmd) reach() *reach { return &reach{files: c.Encrypt, store: true} }
 
 func (c *importCmd) reach() *reach {
-	return &reach{sources: []string{c.Source, c.Parent}, files: append(c.Encrypt, c.specFile(c.Bundle))}
+	return &reach{sources: []string{c.Source, c.Parent}, files: append(c.Encrypt, c.specFile(c.Bundle)), store: true}
 }
 
 func (c *inspectCmd) reach() *reach {
@@ -48,7 +49,7 @@ func (c *listCmd) reach() *reach {
 	if c.Containers {
 		return nil
 	}
-	return &reach{}
+	return &reach{store: true}
 }
 
 func (c *pullCmd) reach() *reach {
@@ -56,17 +57,17 @@ func (c *pullCmd) reach() *reach {
 }
 
 func (c *pushCmd) reach() *reach {
-	return &reach{sources: []string{c.Source, c.Parent}, dests: []string{c.Remote}, files: c.Encrypt, remote: c.remoteFlags}
+	return &reach{sources: []string{c.Source, c.Parent}, dests: []string{c.Remote}, files: c.Encrypt, remote: c.remoteFlags, store: true}
 }
 
-func (c *rmCmd) reach() *reach { return &reach{} }
+func (c *rmCmd) reach() *reach { return &reach{store: true} }
 
 // A signature is written beside what is signed.
 func (c *signCmd) reach() *reach {
 	return &reach{sources: []string{c.Source}, dests: []string{c.Source}, files: []string{c.Key}, remote: c.remoteFlags}
 }
 
-func (c *tagCmd) reach() *reach { return &reach{} }
+func (c *tagCmd) reach() *reach { return &reach{store: true} }
 
 func (c *verifyCmd) reach() *reach {
 	return &reach{sources: []string{c.Source}, files: c.Key, remote: c.remoteFlags}
@@ -76,7 +77,7 @@ func (c *verifyCmd) reach() *reach {
 func (a *app) bound(ctx context.Context, r *reach) boundary {
 	b := boundary{
 		reads: systemFiles(), uses: []string{os.DevNull, "/dev/tty"},
-		writes: []string{existing(a.cli.Root), os.TempDir()},
+		writes: []string{os.TempDir()},
 	}
 	b.reads = append(b.reads, a.cli.DecryptIdentity...)
 	b.reads = append(b.reads, a.getenv(passphraseFile), defaultTrustFile, a.cli.TrustFile)
@@ -92,12 +93,20 @@ func (a *app) bound(ctx context.Context, r *reach) boundary {
 	for _, text := range r.dests {
 		b.dest(text)
 	}
-	client := a.client(r.remote)
+	client, store := a.client(r.remote), r.store
 	for _, text := range append(r.sources, r.dests...) {
-		if loc, err := parseLocation(text); err == nil && loc.kind == locationName && !onlyLocal(loc.ref) {
+		loc, err := parseLocation(text)
+		if err != nil || loc.kind != locationName {
+			continue
+		}
+		store = true
+		if !onlyLocal(loc.ref) {
 			b.network = true
 			client.AskHelpers(ctx, loc.ref)
 		}
+	}
+	if store {
+		b.writes = append(b.writes, existing(a.cli.Root))
 	}
 	if b.network {
 		b.reads = append(b.reads, client.Reads()...)
