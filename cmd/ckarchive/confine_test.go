@@ -143,7 +143,8 @@ func confined(t *testing.T, dir, address, network string) (said map[string]strin
 
 // What is inside the boundary works, and nothing else does, in any thread.
 func TestConfine(t *testing.T) {
-	if abi, err := llsys.LandlockGetABIVersion(); err != nil || abi < 5 {
+	abi, err := llsys.LandlockGetABIVersion()
+	if err != nil || abi < 2 {
 		if os.Getenv("CI") == "true" {
 			t.Fatalf("this kernel has version %d of Landlock: %v", abi, err)
 		}
@@ -182,6 +183,12 @@ func TestConfine(t *testing.T) {
 			if slices.Contains(inside, what) || what == "connect" && network == "network" {
 				want[what] = "done"
 			}
+		}
+		if abi < 3 {
+			want["truncate outside"] = "done"
+		}
+		if abi < 4 {
+			want["connect"] = "done"
 		}
 		if len(said) != 23 {
 			t.Errorf("%d attempts: %v", len(said), said)
