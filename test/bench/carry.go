@@ -146,13 +146,13 @@ func byRegistry(ctx context.Context, s *scene, t tool, add recorder, changes []c
 	if err := c.end(ctx); err != nil {
 		return err
 	}
-	if err := revive(ctx, s, name, c.fetch, fetchTick, fetchPeak, add); err != nil {
+	if err := revive(ctx, s, name, c.fetch, add, fetchTick, fetchCPU, fetchPeak); err != nil {
 		return err
 	}
 	if err := c.end(ctx); err != nil {
 		return err
 	}
-	return revive(ctx, s, name, c.again, againTick, againPeak, add)
+	return revive(ctx, s, name, c.again, add, againTick, againCPU, againPeak)
 }
 
 func exportFile(ctx context.Context, s *scene, c fileExporter, add recorder) error {
@@ -191,6 +191,7 @@ func publish(ctx context.Context, s *scene, c container, to *registryServer, nam
 		return p, err
 	}
 	add(publishWall(when), (p.export.wall + p.push.wall).Seconds())
+	add(publishCPU(when), (p.export.cpu + p.push.cpu).Seconds())
 	add(pushWall(when), p.push.wall.Seconds())
 	add(pushBytes(when), mebibytes(stored-before))
 	if !ticks {
@@ -206,7 +207,7 @@ func publish(ctx context.Context, s *scene, c container, to *registryServer, nam
 }
 
 // revive measures a restore to its first sign of life.
-func revive(ctx context.Context, s *scene, name string, restore func(context.Context, string) (usage, error), wall, peak string, add recorder) error {
+func revive(ctx context.Context, s *scene, name string, restore func(context.Context, string) (usage, error), add recorder, wall, cpu, peak string) error {
 	if load, ok := s.load.(mixed); ok {
 		if err := load.forgetTicks(); err != nil {
 			return err
@@ -224,6 +225,7 @@ func revive(ctx context.Context, s *scene, name string, restore func(context.Con
 		return err
 	}
 	add(wall, at.Sub(u.began).Seconds())
+	add(cpu, u.cpu.Seconds())
 	add(peak, mebibytes(u.peak))
 	return s.load.compare(ctx)
 }

@@ -48,6 +48,8 @@ const (
 	pushPeak     = "peak memory of push, MiB"
 	fetchTick    = "pull and restore to the first answer, s"
 	fetchPeak    = "peak memory of that, MiB"
+	fetchCPU     = "  processor time of that, s"
+	againCPU     = "  processor time of that one, s"
 	againTick    = "second restore to the first answer, s"
 	againPeak    = "peak memory of that one, MiB"
 )
@@ -55,6 +57,7 @@ const (
 // Those of one checkpoint among several. The time to the registry begins with the running container; for Podman
 // it has the making of the image in it.
 func publishWall(when string) string { return "to the registry, " + when + ", s" }
+func publishCPU(when string) string  { return "  processor time of all that, " + when + ", s" }
 func pushWall(when string) string    { return "  of that push alone, " + when + ", s" }
 func pushBytes(when string) string   { return "bytes in the registry, " + when + ", MiB" }
 func gapSeen(when string) string     { return "gap that the load sees, " + when + ", s" }
@@ -74,6 +77,7 @@ func registryQuantities(s *scene, changes []change) []quantity {
 		{name: gapSeen("first")},
 		{name: firstExport, ratio: 1. / 3},
 		{name: publishWall("first"), ratio: 1. / 3},
+		{name: publishCPU("first")},
 		{name: pushWall("first")},
 		{name: pushBytes("first"), ratio: 1.08},
 	}
@@ -85,11 +89,13 @@ func registryQuantities(s *scene, changes []change) []quantity {
 		if isRedis {
 			bytes.ratio = changeGoals()[ch.percent]
 		}
-		list = append(list, quantity{name: gapSeen(ch.when)}, whole, quantity{name: pushWall(ch.when)}, bytes)
+		list = append(list, quantity{name: gapSeen(ch.when)}, whole, quantity{name: publishCPU(ch.when)}, quantity{name: pushWall(ch.when)}, bytes)
 	}
 	return append(list,
 		quantity{name: fetchTick, ratio: 1. / 3},
+		quantity{name: fetchCPU},
 		quantity{name: againTick, ratio: 1.3, against: plainName},
+		quantity{name: againCPU},
 		// The spool holds the memory until the container runs again.
 		quantity{name: exportPeak, limit: float64(s.mib) + 256},
 		quantity{name: pushPeak, limit: 256},
