@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -56,10 +57,30 @@ func NewHold(size int64) (*Hold, error) {
 	}
 	// Both may fail on an old kernel, and then the memory comes when it is written.
 	_ = unix.Madvise(h.memory, unix.MADV_HUGEPAGE)
-	if err := unix.Madvise(h.memory, unix.MADV_POPULATE_WRITE); errors.Is(err, unix.ENOMEM) {
+	if err := populate(h.memory); errors.Is(err, unix.ENOMEM) {
 		return nil, errors.Join(fmt.Errorf("take %d bytes of memory: %w", size, err), h.Close())
 	}
 	return h, nil
+}
+
+// populators bounds how many goroutines take memory: the kernel zeroes it, and more cores than that wait for
+// each other.
+const populators = 4
+
+// populate takes the memory behind a mapping on several cores.
+func populate(memory []byte) error {
+	n := min(runtime.GOMAXPROCS(0), populators)
+	part := (len(memory)/n/holdChunk + 1) * holdChunk
+	errs := make([]error, n)
+	var group sync.WaitGroup
+	for i := range n {
+		piece := memory[min(i*part, len(memory)):min((i+1)*part, len(memory))]
+		if len(piece) > 0 {
+			group.Go(func() { errs[i] = unix.Madvise(piece, unix.MADV_POPULATE_WRITE) })
+		}
+	}
+	group.Wait()
+	return errors.Join(errs...)
 }
 
 // Put reads r to its end and keeps it as the member name. Several members may be put at once.

@@ -37,6 +37,14 @@ type Verified struct {
 
 var _ Source = (*Verified)(nil)
 
+// Proving is the optional ability of a member's reader to prove its content itself, so that it is not
+// hashed a second time.
+type Proving interface {
+	// Proves is the SHA-256, in lower-case hex, of what was read once the reader has said io.EOF; it says another
+	// error if the content has another one.
+	Proves() string
+}
+
 // NewVerified wraps src, which Close closes.
 func NewVerified(src Source) *Verified {
 	return &Verified{src: src, seen: map[string]Member{}}
@@ -73,6 +81,9 @@ func (v *Verified) next(ctx context.Context) (Entry, io.Reader, error) {
 		return e, r, err
 	}
 	v.cur = &hashingReader{name: e.Name, r: r, sha256: newBesideHash(), keep: e.Name == MetadataFile}
+	if p, ok := r.(Proving); ok {
+		v.cur.proven = p.Proves()
+	}
 	return e, v.cur, nil
 }
 
@@ -146,17 +157,26 @@ type hashingReader struct {
 	name   string
 	r      io.Reader
 	sha256 *besideHash
+	proven string // by r when it has been read to its end; empty: it is hashed here
 	n      int64
 	keep   bool
 	kept   []byte
 }
 
-func (h *hashingReader) sum() string { return h.sha256.sum() }
+// sum is that of a member that has been read to its end.
+func (h *hashingReader) sum() string {
+	if h.proven != "" {
+		return h.proven
+	}
+	return h.sha256.sum()
+}
 
 func (h *hashingReader) Read(p []byte) (int, error) {
 	n, err := h.r.Read(p)
 	h.n += int64(n)
-	h.sha256.write(p[:n])
+	if h.proven == "" {
+		h.sha256.write(p[:n])
+	}
 	if h.keep {
 		if len(h.kept)+n > MaxJSONBytes {
 			return 0, rejectEntry(h.name, "larger than %d bytes", MaxJSONBytes)

@@ -3,7 +3,9 @@ package archive_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -341,5 +343,44 @@ func TestVerifySandbox(t *testing.T) {
 	}
 	if err := verify(slices.Delete(slices.Clone(files), 2, 3), archive.FormatGVisor); !errors.Is(err, archive.ErrRejected) {
 		t.Errorf("without the kernel: %v, want an ErrRejected", err)
+	}
+}
+
+// proving is a source whose pages file proves itself, with this digest.
+type proving struct {
+	archive.Source
+	sum string
+}
+
+func (p proving) Next(ctx context.Context) (archive.Entry, io.Reader, error) {
+	e, r, err := p.Source.Next(ctx)
+	if err == nil && archive.IsPages(e.Name) {
+		r = provingReader{r, p.sum}
+	}
+	return e, r, err
+}
+
+type provingReader struct {
+	io.Reader
+	sum string
+}
+
+func (r provingReader) Proves() string { return r.sum }
+
+// A member that proves its own content is not hashed again, but what it proves has to be what is listed.
+func TestVerifyProving(t *testing.T) {
+	files := archivetest.Checkpoint()
+	listed := ""
+	for _, f := range files {
+		if archive.IsPages(f.Name) {
+			listed = fmt.Sprintf("%x", sha256.Sum256(f.Content))
+		}
+	}
+	if _, err := archive.Verify(t.Context(), proving{archivetest.Source(files), listed}, archive.CopyOptions{}); err != nil {
+		t.Error(err)
+	}
+	other := fmt.Sprintf("%x", sha256.Sum256([]byte("another content")))
+	if _, err := archive.Verify(t.Context(), proving{archivetest.Source(files), other}, archive.CopyOptions{}); !errors.Is(err, archive.ErrRejected) {
+		t.Errorf("a proof of another content: %v, want it rejected", err)
 	}
 }

@@ -3,9 +3,11 @@ package pages
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"hash"
 	"io"
 	"runtime"
+	"sync"
 
 	"github.com/ckarchive/ckarchive/archive"
 )
@@ -21,12 +23,15 @@ type Stream struct {
 	v      *fileRuns
 	to     io.WriterAt // unless nil, blocks are written there as soon as they are decoded
 	sum    hash.Hash
-	next   int64 // offset of the next block to begin
+	busy   sync.WaitGroup // rest is being hashed
+	next   int64          // offset of the next block to begin
 	coming []*piece
 	spare  []*piece
 	rest   []byte // of the oldest block, not given yet
 	err    error
 }
+
+var _ archive.Proving = (*Stream)(nil)
 
 // piece is a block of a file that is being decoded.
 type piece struct {
@@ -66,6 +71,9 @@ func (r *Reader) Rebuild(ctx context.Context, name string, w io.WriterAt) error 
 	return nil
 }
 
+// Proves implements [archive.Proving].
+func (s *Stream) Proves() string { return hex.EncodeToString(s.v.Sum[:]) }
+
 // Read implements [io.Reader].
 func (s *Stream) Read(p []byte) (int, error) {
 	if len(s.rest) == 0 && s.err == nil {
@@ -81,6 +89,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 
 // advance takes the next block, or says in s.err why there is none.
 func (s *Stream) advance() {
+	s.busy.Wait()
 	if s.ctx.Err() != nil {
 		s.fail(context.Cause(s.ctx))
 		return
@@ -104,7 +113,7 @@ func (s *Stream) advance() {
 		return
 	}
 	s.rest = p.buf[:p.n]
-	_, _ = s.sum.Write(s.rest)
+	s.busy.Go(func() { _, _ = s.sum.Write(p.buf[:p.n]) }) // while it is used
 }
 
 func (s *Stream) fail(err error) {
@@ -135,6 +144,7 @@ func (s *Stream) begin() {
 // Close ends the stream. No goroutine of it outlives it; a read that waits for a pack ends when the
 // [Reader] or its context does.
 func (s *Stream) Close() error {
+	s.busy.Wait()
 	for _, p := range s.coming {
 		<-p.done
 	}
