@@ -47,6 +47,13 @@ func controls(c, proven checkpoint) []sample {
 			s.Process.SelinuxLabel, s.Linux.MountLabel, s.Process.ApparmorProfile = "spc_t", "x", "unconfined"
 		}).bytes),
 		good("a cgroup that climbs", c.spec(func(s *specs.Spec) { s.Linux.CgroupsPath = "/../../x" }).bytes),
+		good("the ipc namespace of a process", c.spec(func(s *specs.Spec) { // in whose place it gets a new one
+			for i := range s.Linux.Namespaces {
+				if s.Linux.Namespaces[i].Type == specs.IPCNamespace {
+					s.Linux.Namespaces[i].Path = "/proc/1/ns/ipc"
+				}
+			}
+		}).bytes),
 		good("annotations for runtimes", c.spec(func(s *specs.Spec) {
 			s.Annotations = map[string]string{"org.criu.config": "/etc/passwd", "run.oci.handler": "wasm", "org.systemd.property.ExecStopPost": "['/bin/false']", "\x1b[2J": "\x1b[2J"}
 		}).bytes),

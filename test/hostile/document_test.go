@@ -111,7 +111,7 @@ func configurations(c checkpoint, canary string) []sample {
 		mount("a writable /sys", "paths:unmasked", specs.Mount{Destination: "/x", Type: "sysfs"}),
 		without(specs.PIDNamespace, "pid namespace"), without(specs.MountNamespace, "mount namespace"), without(specs.NetworkNamespace, "host:network"),
 		without(specs.IPCNamespace, "host:ipc"), without(specs.UTSNamespace, "host:uts"),
-		joined(specs.PIDNamespace), joined(specs.NetworkNamespace), joined(specs.IPCNamespace), joined(specs.MountNamespace),
+		joined(specs.PIDNamespace), joined(specs.NetworkNamespace), joined(specs.MountNamespace),
 		ask("a disk's node", "--allow device:/dev/vda", func(s *specs.Spec) {
 			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/vda", Type: "b", Major: 254}}
 		}),
