@@ -286,7 +286,7 @@ func (x *export) report(ctx context.Context, a *app, out *sink) error {
 	return a.printResult(out.result(), exportResult{
 		Result: out.result(), Container: x.ctr.ID, Created: x.meta.Created,
 		MemoryBytes: x.meta.Container.MemoryBytes, Processes: x.meta.Container.Processes, Stats: x.meta.Stats,
-		Steps: x.cmd.steps(a), Running: x.cmd.LeaveRunning || x.cmd.PreDump,
+		Timings: x.cmd.timings(a), Running: x.cmd.LeaveRunning || x.cmd.PreDump,
 	})
 }
 
@@ -298,6 +298,6 @@ type exportResult struct {
 	MemoryBytes int64          `json:"memoryBytes"`
 	Processes   int            `json:"processes"`
 	Stats       *archive.Stats `json:"stats,omitempty"`
-	Steps       []step         `json:"steps,omitempty"` // with --stats
+	Timings     []step         `json:"timings,omitempty"` // with --stats
 	Running     bool           `json:"running"`
 }

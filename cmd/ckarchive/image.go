@@ -21,6 +21,8 @@ type transferResult struct {
 	Path      string `json:"path,omitempty"`
 	// Steps are what --print-restore-command asks for, one line each.
 	Steps []string `json:"steps,omitempty"`
+	// Timings are those of push and pull, with --stats.
+	Timings []step `json:"timings,omitempty"`
 }
 
 // stage stores a checkpoint without giving it a name: what is not pushed after all is garbage of the

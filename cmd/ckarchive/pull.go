@@ -24,6 +24,7 @@ type pullCmd struct {
 	// PrintRestoreCommand is the name of an engine.
 	PrintRestoreCommand string `help:"Print how this engine restores it: ${enum}." enum:",podman,cri-o,containerd" default:"" placeholder:"ENGINE"`
 	encryptFlags
+	statsFlag
 }
 
 // Run implements the command.
@@ -94,6 +95,10 @@ func (c *pullCmd) toDest(ctx context.Context, a *app, src location) (err error) 
 
 // printResult prints what was pulled, or how an engine restores it.
 func (c *pullCmd) printResult(ctx context.Context, a *app, src location, line string, res transferResult) error {
+	if err := c.print(a, nil); err != nil {
+		return err
+	}
+	res.Timings = c.timings(a)
 	if c.PrintRestoreCommand == "" {
 		return a.printResult(line, res)
 	}

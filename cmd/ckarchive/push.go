@@ -24,6 +24,7 @@ type pushCmd struct {
 	encryptFlags
 	IfAbsent bool `help:"Refuse to move a tag that leads to something else."`
 	Force    bool `short:"f" help:"Replace an existing oci-archive file."`
+	statsFlag
 }
 
 // Run implements the command.
@@ -51,7 +52,10 @@ func (c *pushCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return cause(ctx, fmt.Errorf("push %s to %s: %w", c.Source, c.Remote, err))
 	}
-	return a.printResult(digest, transferResult{Digest: digest, Reference: c.Remote})
+	if err := c.print(a, nil); err != nil {
+		return err
+	}
+	return a.printResult(digest, transferResult{Digest: digest, Reference: c.Remote, Timings: c.timings(a)})
 }
 
 // content is a place to copy descriptors from.

@@ -226,7 +226,7 @@ func (r *restore) stay(ctx context.Context) error {
 func (r *restore) result() restoreResult {
 	return restoreResult{
 		ID: r.id, PID: r.pid, Runtime: r.runtime.Name, Bundle: r.bundle, Rootfs: r.rootfs, Granted: r.granted, LeftOut: r.leftOut,
-		Cached: r.wasCached, Stats: r.stats, Steps: r.cmd.steps(r.app),
+		Cached: r.wasCached, Stats: r.stats, Timings: r.cmd.timings(r.app),
 	}
 }
 
@@ -242,9 +242,9 @@ type restoreResult struct {
 	LeftOut []string `json:"leftOut,omitempty"`
 	// Cached tells that an earlier restore had unpacked the checkpoint.
 	Cached bool `json:"cached,omitempty"`
-	// Stats are CRIU's, and Steps those of ckarchive, with --stats.
-	Stats *criu.RestoreStats `json:"stats,omitempty"`
-	Steps []step             `json:"steps,omitempty"`
+	// Stats are CRIU's, and Timings ckarchive's, with --stats.
+	Stats   *criu.RestoreStats `json:"stats,omitempty"`
+	Timings []step             `json:"timings,omitempty"`
 }
 
 func (r *restore) release() {

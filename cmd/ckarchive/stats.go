@@ -26,8 +26,8 @@ type step struct {
 	Time  int64  `json:"time"` // microseconds
 }
 
-// steps are those of the command so far, if they are wanted.
-func (f statsFlag) steps(a *app) []step {
+// timings are the steps of the command so far, if they are wanted.
+func (f statsFlag) timings(a *app) []step {
 	if !f.Stats {
 		return nil
 	}

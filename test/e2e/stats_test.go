@@ -27,7 +27,7 @@ func TestStats(t *testing.T) {
 	for _, engine := range []string{"direct", "runtime"} {
 		said := decode[struct {
 			Stats archive.Stats `json:"stats"`
-			Steps []timedStep   `json:"steps"`
+			Steps []timedStep   `json:"timings"`
 		}](h.ok("--json", "export", "-R", "--stats", "--engine", engine, "--base", h.built.base, c.id, h.path(engine+".tar.zst")))
 		s := said.Stats
 		if s.PausingTime == 0 || s.DumpTime == 0 || s.RootfsTime == 0 || s.FrozenTime == 0 {
@@ -47,6 +47,12 @@ func TestStats(t *testing.T) {
 			t.Errorf("%s: the archive keeps %+v, export says %+v", engine, kept, s)
 		}
 	}
+	sent := decode[struct {
+		Steps []timedStep `json:"timings"`
+	}](h.ok("--json", "push", "--stats", h.path("direct.tar.zst"), "oci:"+h.path("layout")))
+	if !hasStep(sent.Steps, "push", mib) {
+		t.Errorf("push says %+v", sent)
+	}
 	o := h.ok("-q", "export", "--stats", "--base", h.built.base, c.id, h.path("c.tar"))
 	for _, want := range []string{"stood still:", "frozen for CRIU:", "archive:", "MiB/s"} {
 		if !strings.Contains(o.stderr, want) {
@@ -59,7 +65,7 @@ func TestStats(t *testing.T) {
 		said := decode[struct {
 			PID   int
 			Stats struct{ PagesRestored, RestoreTime int64 }
-			Steps []timedStep
+			Steps []timedStep `json:"timings"`
 		}](h.ok("--json", "restore", "--detach", "--stats", "--log", r.log, "--engine", engine, "--id", r.id, "--base", h.built.base, h.path("c.tar")))
 		r.pid = said.PID
 		if said.Stats.PagesRestored*4096 < 4*mib || said.Stats.RestoreTime == 0 || !hasStep(said.Steps, "unpack", 4*mib) || !hasStep(said.Steps, "restore", 0) {
