@@ -68,6 +68,8 @@ func (r *restore) inCache(ctx context.Context) cached {
 func (r *restore) forCache() bool {
 	stored := r.loc.kind == locationName || r.loc.kind == locationLayout
 	switch {
+	case r.cmd.Cache == cacheNever:
+		return false
 	case len(r.meta.Members) == 0:
 		return false // without digests nothing says what it is
 	case r.sandboxed():
@@ -77,7 +79,7 @@ func (r *restore) forCache() bool {
 	case r.cmd.Cache == cacheAlways:
 		return true
 	}
-	return r.cmd.Cache != cacheNever && stored && !isEncrypted(r.src)
+	return stored && !isEncrypted(r.src)
 }
 
 // ownUsers tells whether the container has a user namespace.
