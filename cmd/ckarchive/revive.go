@@ -33,6 +33,7 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err := r.unpack(ctx, p, r.unpacked()); err != nil {
 		return errors.Join(err, r.discard(ctx))
 	}
+	p.begin("check", 0)
 	if err := r.judgeImages(ctx); err != nil {
 		return errors.Join(err, r.discard(ctx))
 	}
