@@ -115,7 +115,7 @@ func (s *Source) check() error {
 	case images:
 		return nil
 	case predump:
-		return fmt.Errorf("%w: a pre-checkpoint holds memory and no processes: only together with the checkpoint that followed can it be restored", archive.ErrNotArchive)
+		return fmt.Errorf("%w: %w: a pre-checkpoint has no processes, only the memory of before", archive.ErrNotArchive, ErrPartial)
 	}
 	return fmt.Errorf("%w: it has no %s", archive.ErrNotArchive, archive.Image(archive.Inventory))
 }

@@ -159,7 +159,7 @@ func isDocument(name string) bool {
 func explain(err error) error {
 	var entry *archive.EntryError
 	if errors.As(err, &entry) && entry.Name == archive.Image("parent") {
-		return fmt.Errorf("it was dumped on top of an earlier one, which is not in it: %w", err)
+		return fmt.Errorf("%w: it was dumped on top of an earlier one, and the memory that had not changed since is in that: %w", ErrPartial, err)
 	}
 	return err
 }
@@ -257,6 +257,10 @@ func (s *Source) Close() error {
 	}
 	return s.closeStream()
 }
+
+// ErrPartial marks one part of a checkpoint that Podman made in two, with --pre-checkpoint and then
+// --with-previous. No archive holds both, and what was changed in between is told by neither alone.
+var ErrPartial = errors.New("a part of a checkpoint")
 
 // ErrBare marks images of CRIU with nothing that says of what container they are.
 var ErrBare = errors.New("these are bare images: the container's runtime configuration is not among them")
