@@ -36,6 +36,10 @@ type ConvertOptions struct {
 	// ContainerdBase lets config.dump name the base image as containerd looks it up. CRI-O then
 	// refuses it: it wants the bare ID in the same field.
 	ContainerdBase bool
+	// Without are mount points that are left out of the metadata; Images are then the members of CRIU's
+	// images that have another content without them.
+	Without []string
+	Images  map[string][]byte
 }
 
 // MissingError is what a checkpoint must say and does not.
@@ -109,11 +113,16 @@ func newConverted(head map[string][]byte, opts ConvertOptions) (*converted, erro
 		return nil, err
 	}
 	opts.Known.fill(meta)
-	made, err := archive.Universal(meta, head[archive.SpecDump])
+	c := &converted{meta: meta, replaced: map[string][]byte{}}
+	spec, err := c.leaveOut(head, opts)
 	if err != nil {
 		return nil, err
 	}
-	c := &converted{meta: meta, replaced: map[string][]byte{archive.SpecDump: made[archive.SpecDump]}}
+	made, err := archive.Universal(meta, spec)
+	if err != nil {
+		return nil, err
+	}
+	c.replaced[archive.SpecDump] = made[archive.SpecDump]
 	for _, name := range []string{archive.StatusDump, archive.BindMounts} {
 		if head[name] == nil {
 			c.replaced[name] = made[name]

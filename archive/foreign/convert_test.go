@@ -72,7 +72,7 @@ func accepts(files map[string][]byte, target foreign.Target) []string {
 		need(hexID.MatchString(config.RootfsImageID) && strings.Contains(config.RootfsImageName, "/"), "podman: base image")
 		need(len(config.Dependencies) == 0, "podman: dependencies")
 		own := slices.ContainsFunc(spec.Linux.Namespaces, func(n struct{ Type string }) bool { return n.Type == "network" })
-		need(own == (config.CreateNetNS && len(config.NewNetworks) > 0), "podman: network")
+		need(own == config.CreateNetNS && (len(config.NewNetworks) == 0 || own), "podman: network")
 	}
 	if target == foreign.ForCRIO || target == foreign.ForAll {
 		need(json.Valid([]byte(spec.Annotations["io.kubernetes.cri-o.Annotations"])), "cri-o: annotations")

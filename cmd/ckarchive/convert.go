@@ -18,6 +18,7 @@ type convertCmd struct {
 	To     string `help:"Who is to read it: ${enum}." enum:"universal,podman,cri-o,containerd,image,ctr" default:"universal"`
 	knownFlags
 	Bundle        string `help:"Bundle of the container, for images that come without its configuration." type:"path" placeholder:"DIR"`
+	Normalize     bool   `help:"Leave out the mounts that the checkpoint's engine made of its own accord and others lack, as /run/.containerenv; Podman's own form keeps them." default:"true" negatable:""`
 	ForContainerd bool   `help:"Name the base image as containerd looks it up; CRI-O then refuses it."`
 	Compress      string `help:"zstd, gzip or none; by default what the name of a file says, and none for containerd." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 	Force         bool   `short:"f" help:"Replace an existing file."`
@@ -116,7 +117,7 @@ func (c *convertCmd) open(ctx context.Context, a *app, src location) (archive.So
 		target = foreign.ForContainerd
 	}
 	return a.converted(ctx, src, sourceOptions{Pull: c.Pull, Remote: c.remoteFlags, Known: known, Digests: true},
-		foreign.ConvertOptions{Target: target, Known: known, ContainerdBase: c.ForContainerd})
+		foreign.ConvertOptions{Target: target, Known: known, ContainerdBase: c.ForContainerd}, c.Normalize && target != foreign.ForPodman)
 }
 
 // toCtr writes a layout in a file for containerd's client. It is put together in the local store, without
@@ -152,8 +153,9 @@ func (c *convertCmd) toCtr(ctx context.Context, a *app, in archive.Source, dest 
 	return a.printResult(path, transferResult{Digest: digest, Path: path})
 }
 
-// converted gives a checkpoint as a target restores it.
-func (a *app) converted(ctx context.Context, src location, from sourceOptions, to foreign.ConvertOptions) (archive.Source, error) {
+// converted gives a checkpoint as a target restores it; with normalize, without the mounts that only its
+// engine makes.
+func (a *app) converted(ctx context.Context, src location, from sourceOptions, to foreign.ConvertOptions, normalize bool) (archive.Source, error) {
 	var made removed
 	if src.kind == locationStream {
 		// It may have to be read twice.
@@ -166,7 +168,15 @@ func (a *app) converted(ctx context.Context, src location, from sourceOptions, t
 		}
 		src.kind = locationFile
 	}
-	in, err := foreign.Convert(ctx, func(ctx context.Context) (archive.Source, error) { return a.openSource(ctx, src, from) }, to)
+	open := func(ctx context.Context) (archive.Source, error) { return a.openSource(ctx, src, from) }
+	var err error
+	if normalize {
+		err = a.leaveOut(ctx, open, &to)
+	}
+	var in archive.Source
+	if err == nil {
+		in, err = foreign.Convert(ctx, open, to)
+	}
 	var missing *foreign.MissingError
 	if errors.As(err, &missing) {
 		err = &usageError{err: err, hint: "say it with --base-image NAME, --base-id DIGEST or, in ckarchive convert, --container-id; podman image inspect --format '{{.Id}}' NAME prints the ID"}

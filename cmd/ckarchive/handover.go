@@ -115,7 +115,7 @@ func (c *restoreCmd) forPodman(ctx context.Context, a *app, src location, known 
 	}
 	opts.Known, opts.Digests = known, true
 	in, err := a.converted(ctx, src, opts,
-		foreign.ConvertOptions{Target: foreign.ForPodman, Known: known})
+		foreign.ConvertOptions{Target: foreign.ForPodman, Known: known}, false)
 	if err != nil {
 		return nil, nil, err
 	}
