@@ -52,10 +52,12 @@ func EndOrphans(ctx context.Context, spool string, release func(images string) e
 }
 
 func endOrphans(ctx context.Context, dir string, release func() error) error {
-	// Without that lock the process of the run is dead, and nobody recovers it yet.
-	if _, err := os.Lstat(filepath.Join(dir, ownerFile)); err != nil {
+	// It is written under the lock and before any program is started: without it a lock taken here would only be in
+	// the way of a run that begins.
+	if _, err := os.Lstat(filepath.Join(dir, journalFile)); err != nil {
 		return nil //nolint:nilerr // it has just begun, or has ended
 	}
+	// Without this lock the process of the run is dead, and nobody recovers it yet.
 	owner, err := lockPath(filepath.Join(dir, ownerFile))
 	if errors.Is(err, ErrBusy) || errors.Is(err, fs.ErrNotExist) {
 		return nil
