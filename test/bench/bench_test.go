@@ -188,7 +188,7 @@ func TestParse(t *testing.T) {
 	if got, want := strings.Join(o.steps, " "), "export"; got != want {
 		t.Errorf("steps: got %q, want %q", got, want)
 	}
-	if got, want := strings.Join(o.scenes, " "), "file registry redis node sizes"; got != want {
+	if got, want := strings.Join(o.scenes, " "), "file registry redis node jvm sizes"; got != want {
 		t.Errorf("scenes: got %q, want %q", got, want)
 	}
 	for _, args := range [][]string{{"-only", "push"}, {"-scene", "ballet"}, {"-with", "docker"}, {"-size", "0"}, {"-runs", "0"}, {"more"}} {

@@ -3,7 +3,7 @@
 // registry, how much arrives there the first time and after a part of its memory has changed, and how long it is from
 // the restore command to the first answer of the container. It needs what `test/setup bench` installs, and root.
 //
-//	go run ./test/bench [-scene file,registry,redis,node,sizes] [-size MIB] [-runs N] [-only export,restore] [-with ckarchive,podman,runc]
+//	go run ./test/bench [-scene file,registry,redis,node,jvm,sizes] [-size MIB] [-runs N] [-only export,restore] [-with ckarchive,podman,runc]
 //
 // It prints tables and whether the goals are met; a missed goal is no failure.
 package main
@@ -54,14 +54,15 @@ const (
 	registryScene = "registry"
 	redisScene    = "redis"
 	nodeScene     = "node"
+	jvmScene      = "jvm"
 	sizesScene    = "sizes"
 )
 
 func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	allScenes := []string{fileScene, registryScene, redisScene, nodeScene, sizesScene}
-	scenes := flags.String("scene", strings.Join(allScenes, ","), "comma-separated `scenes`: a block of memory through a file, through a registry, and through one at a quarter of the size and at four times the size; Redis and Node.js through a registry")
+	allScenes := []string{fileScene, registryScene, redisScene, nodeScene, jvmScene, sizesScene}
+	scenes := flags.String("scene", strings.Join(allScenes, ","), "comma-separated `scenes`: a block of memory through a file, through a registry, and through one at a quarter of the size and at four times the size; Redis, Node.js and a Java virtual machine through a registry")
 	flags.IntVar(&o.mib, "size", 1024, "memory of the container in `MIB`")
 	flags.IntVar(&o.runs, "runs", 3, "how often each tool is measured in the scenes file and registry; the others take one run each")
 	only := flags.String("only", "", "comma-separated `steps`: export, restore (which exports first)")

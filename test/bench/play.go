@@ -23,6 +23,9 @@ func (o options) play(ctx context.Context, name string) error {
 	case nodeScene:
 		p.choose = func(string) (workload, error) { return newNode(ctx, o.mib) }
 		p.title, p.changes = "Node.js; so many entries of its map are made anew", perCent(1, 20)
+	case jvmScene:
+		p.choose = func(string) (workload, error) { return newJVM(ctx, o.mib) }
+		p.title, p.changes = "A Java virtual machine; so many entries of its map are made anew", perCent(1, 20)
 	default:
 		return o.grow(ctx, name)
 	}

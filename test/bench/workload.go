@@ -184,26 +184,35 @@ func installProgram(ctx context.Context, rootfs, name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find %s, which test/setup bench installs: %w", name, err)
 	}
+	if err := installFile(ctx, rootfs, path); err != nil {
+		return "", err
+	}
+	return path, installLibraries(ctx, rootfs, path)
+}
+
+// installLibraries copies the libraries of a program or library.
+func installLibraries(ctx context.Context, rootfs, path string) error {
 	out, err := exec.CommandContext(ctx, "ldd", path).Output()
 	if err != nil {
-		return "", fmt.Errorf("ldd %s: %w", path, err)
+		return fmt.Errorf("ldd %s: %w", path, err)
 	}
-	files := []string{path}
 	for field := range strings.FieldsSeq(string(out)) {
-		if strings.HasPrefix(field, "/") {
-			files = append(files, field)
+		if !strings.HasPrefix(field, "/") {
+			continue
+		}
+		if err := installFile(ctx, rootfs, field); err != nil {
+			return err
 		}
 	}
-	for _, f := range files {
-		to := filepath.Join(rootfs, f)
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return "", err
-		}
-		if err := run(ctx, "cp", "--dereference", f, to); err != nil {
-			return "", err
-		}
+	return nil
+}
+
+func installFile(ctx context.Context, rootfs, path string) error {
+	to := filepath.Join(rootfs, path)
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
 	}
-	return path, nil
+	return run(ctx, "cp", "--dereference", path, to)
 }
 
 // freePort finds a port of 127.0.0.1 that nobody listens on.
