@@ -69,14 +69,21 @@ func (w *jvm) install(ctx context.Context, rootfs string) error {
 			return err
 		}
 	}
-	for _, path := range []string{home, beanShell} {
+	settings, err := filepath.Glob("/etc/java-*-openjdk") // which links in home lead to
+	if err != nil {
+		return err
+	}
+	for _, path := range append(settings, home) {
 		to := filepath.Join(rootfs, filepath.Dir(path))
 		if err := os.MkdirAll(to, 0o755); err != nil {
 			return err
 		}
-		if err := run(ctx, "cp", "-rL", path, to); err != nil {
+		if err := run(ctx, "cp", "-a", path, to); err != nil {
 			return err
 		}
+	}
+	if err := installFile(ctx, rootfs, beanShell); err != nil {
+		return err
 	}
 	return os.WriteFile(filepath.Join(rootfs, "server.bsh"), []byte(jvmServer), 0o644)
 }
