@@ -141,6 +141,13 @@ func TestLayout(t *testing.T) {
 	}
 }
 
+func TestRenamed(t *testing.T) {
+	got := renamed(map[string]samples{pushBytes("after 1 %"): {1}, frozenTime: {2}}, "after 1 %", "after it")
+	if got[pushBytes("after it")].median() != 1 || got[frozenTime].median() != 2 || len(got) != 2 {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestRotated(t *testing.T) {
 	if got := strings.Join(rotated([]string{"a", "b", "c"}, 4), ""); got != "bca" {
 		t.Errorf("got %s, want bca", got)

@@ -41,6 +41,8 @@ type options struct {
 	binary string
 	tree   string
 	dir    string
+	// measured are the results so far, by scene.
+	measured map[string]results
 }
 
 // The names of the tools, of what they do, and of the scenes in which they do it.
@@ -64,7 +66,7 @@ func parse(args []string) (options, error) {
 	allScenes := []string{fileScene, registryScene, redisScene, nodeScene, jvmScene, sizesScene}
 	scenes := flags.String("scene", strings.Join(allScenes, ","), "comma-separated `scenes`: a block of memory through a file, through a registry, and through one at a quarter of the size and at four times the size; Redis, Node.js and a Java virtual machine through a registry")
 	flags.IntVar(&o.mib, "size", 1024, "memory of the container in `MIB`")
-	flags.IntVar(&o.runs, "runs", 3, "how often each tool is measured in the scenes file and registry; the others take one run each")
+	flags.IntVar(&o.runs, "runs", 2, "how often each tool is measured in the scenes file and registry; the others take one run each")
 	only := flags.String("only", "", "comma-separated `steps`: export, restore (which exports first)")
 	with := flags.String("with", oursName+","+podmanName+","+plainName, "comma-separated `tools`, in the order of the columns")
 	flags.StringVar(&o.binary, "ckarchive", "", "the `binary` to measure; by default it is built")
@@ -73,6 +75,7 @@ func parse(args []string) (options, error) {
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
+	o.measured = map[string]results{}
 	o.scenes, o.tools = strings.Split(*scenes, ","), strings.Split(*with, ",")
 	o.steps = []string{exportStep, restoreStep}
 	if *only != "" {
