@@ -146,27 +146,6 @@ func (x *export) tidy(images, work string) error {
 	return nil
 }
 
-// keepLog moves CRIU's log out of the spool, which goes, and makes the error name its
-// new place.
-func (a *app) keepLog(err error, log, id string) error {
-	if _, serr := os.Stat(log); serr != nil {
-		return err
-	}
-	if merr := os.MkdirAll(a.logDir(), 0o700); merr != nil {
-		return errors.Join(err, merr)
-	}
-	kept := filepath.Join(a.logDir(), fmt.Sprintf("%s-%s-%s", id, time.Now().UTC().Format("20060102T150405.000"), filepath.Base(log)))
-	if rerr := os.Rename(log, kept); rerr != nil {
-		return errors.Join(err, rerr)
-	}
-	var ce *criu.Error
-	if errors.As(err, &ce) {
-		ce.LogPath = kept
-		return err
-	}
-	return fmt.Errorf("%w (log: %s)", err, kept)
-}
-
 // collect archives what changed in the root file system, while the container stands still.
 func (x *export) collect(ctx context.Context, dir string) (err error) {
 	if x.collected {

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,4 +140,50 @@ func TestJoinedProcess(t *testing.T) {
 		t.Fatal("the joined process has ended by itself")
 	}
 	h.restore("r", path, "--base", h.built.base).wellFrom(c)
+}
+
+// Of restores that want one ID at the same time one wins, whoever exports a container of that ID meanwhile.
+func TestRestoresTogether(t *testing.T) {
+	for _, engine := range []string{"direct", "runtime"} {
+		t.Run(engine, func(t *testing.T) {
+			h := newHost(t)
+			c := h.start("c", counts())
+			path := c.export("c.tar.zst", "--base", h.built.base)
+			r := &container{t: t, h: h, id: h.id("r"), direct: engine == "direct"}
+			t.Cleanup(r.remove)
+			ends := make(chan outcome, 3)
+			for i := range cap(ends) {
+				log := h.path(fmt.Sprintf("log%d", i))
+				go func() {
+					ends <- h.run("--json", "restore", "--detach", "--engine", engine, "--log", log, "--id", r.id, "--base", h.built.base, path)
+				}()
+			}
+			for i := range cap(ends) {
+				switch o := <-ends; o.status {
+				case 0:
+					if r.pid != 0 {
+						t.Errorf("two of them won: %s", o)
+					}
+					said := decode[restored](o)
+					r.pid, r.rootfs = said.PID, said.Rootfs
+					r.log = o.args[slices.Index(o.args, "--log")+1]
+				case 5:
+				default:
+					t.Errorf("%d: status %d, want 0 or 5: %s", i, o.status, o)
+				}
+			}
+			if r.pid == 0 {
+				t.Fatal("nobody won")
+			}
+			r.wellFrom(c)
+			exported := make(chan outcome)
+			go func() {
+				exported <- h.run("export", "--leave-running", "--base", h.built.base, r.id, h.path("again.tar"))
+			}()
+			h.run("restore", "--detach", "--engine", engine, "--id", r.id, "--base", h.built.base, path).refused(5)
+			(<-exported).want(0)
+			r.unharmed()
+			h.ok("verify", h.path("again.tar"))
+		})
+	}
 }

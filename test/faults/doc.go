@@ -21,7 +21,7 @@
 //	the same, and ckarchive and its guard killed     TestRecoverEndsHangingDump, TestRecoverEndsHangingRestore
 //	network lock left behind                         TestNetworkLockOfKilledCRIU
 //	deadline                                         TestTimeout, TestSessionStopsAtContext of criu
-//	log without end                                  TestSessionStopsAtLogLimit of criu
+//	log without end, logs without number             TestSessionStopsAtLogLimit of criu, TestPruneLogs of cmd/ckarchive
 //	what CRIU cannot dump                            TestDumpFileLocksExplained of criu, TestCheckVerdicts
 //	container stopped, paused, ended                 TestContainersThatDoNotRun, TestPausedContainer
 //	several at work on one container or one store    TestBusy, TestTogether, TestStoreProcesses of registry
