@@ -179,6 +179,11 @@ func (a *app) removeRestore(ctx context.Context, home string, st restoreState) e
 	if err := runtime.EndCgroups(ctx, st.Cgroups); err != nil {
 		return err
 	}
+	if st.Runtime == runtime.Direct {
+		if err := runtime.DiscardRecord(st.RuntimeRoot, st.ID); err != nil {
+			return err
+		}
+	}
 	if st.MadeBundle {
 		if err := archive.RemoveTree(st.Bundle); err != nil {
 			return err

@@ -27,6 +27,15 @@ type Record struct {
 
 const recordFile = "state.json"
 
+// DiscardRecord removes the record of a container whose restore was killed, and whose processes are gone. None is no
+// error.
+func DiscardRecord(stateDir, id string) error {
+	if err := CheckID(id); err != nil {
+		return err
+	}
+	return archive.RemoveTree(filepath.Join(stateDir, id))
+}
+
 // WriteRecord makes the record of a restored container. A record of that ID is an [ErrExists].
 func WriteRecord(ctx context.Context, stateDir string, rec Record) error {
 	if err := CheckID(rec.ID); err != nil {

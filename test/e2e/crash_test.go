@@ -32,11 +32,23 @@ func some(all []string, those ...string) []string {
 // there from then on.
 func (h *host) criuAt(phase string, sig syscall.Signal) (config, mark string) {
 	h.t.Helper()
+	return h.signalAt(phase, sig, "$PPID")
+}
+
+// runtimeAt is criuAt for the runtime that started CRIU.
+func (h *host) runtimeAt(phase string, sig syscall.Signal) (config string) {
+	h.t.Helper()
+	config, _ = h.signalAt(phase, sig, "$(cut -d ' ' -f 4 /proc/$PPID/stat)")
+	return config
+}
+
+func (h *host) signalAt(phase string, sig syscall.Signal, pid string) (config, mark string) {
+	h.t.Helper()
 	name := fmt.Sprintf("%s-%d", phase, int(sig))
 	script := h.path(name + ".sh")
 	mark = h.path(name + ".mark")
 	_ = os.Remove(mark) // of an earlier one
-	writeFile(h.t, script, fmt.Sprintf("#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" != %s ] || { : >%s; kill -%d $PPID; }\n", phase, mark, int(sig)))
+	writeFile(h.t, script, fmt.Sprintf("#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" != %s ] || { : >%s; kill -%d %s; }\n", phase, mark, int(sig), pid))
 	must(h.t, os.Chmod(script, 0o755))
 	config = h.path(name + ".conf")
 	writeFile(h.t, config, "action-script "+script+"\n")
@@ -60,6 +72,10 @@ func TestCRIUEndsInDump(t *testing.T) {
 			t.Errorf("%s: giving up took %s", phase, took)
 		}
 		h.namesLog(o)
+		c.unharmed()
+	}
+	for _, phase := range some(dumpPhases, "post-dump") {
+		h.run("export", "--engine", "runtime", "--criu-config", h.runtimeAt(phase, syscall.SIGKILL), "--base", h.built.base, c.id, h.path("c.tar")).refused(6, "keeps running")
 		c.unharmed()
 	}
 	noFiles(t, filepath.Join(h.root, "spool"))
@@ -95,6 +111,12 @@ func TestCRIUEndsInRestore(t *testing.T) {
 				}
 				o.refused(8)
 				wantNothing(h, "r")
+			}
+			for _, phase := range some(restorePhases, "post-setup-namespaces") {
+				if engine == "runtime" && phase != "post-resume" { // the runtime has said all by then
+					h.run(append(args, "--timeout", "20s", "--criu-config", h.runtimeAt(phase, syscall.SIGKILL), path)...).refused(8)
+					wantNothing(h, "r")
+				}
 			}
 			for _, phase := range some(restorePhases) {
 				config, _ := h.criuAt(phase, syscall.SIGSTOP)

@@ -70,12 +70,14 @@ func TestExportKilledAtEveryStep(t *testing.T) {
 			must(t, os.Remove(path))
 			c = next
 		}
-		noFiles(t, out)
 		if !killed {
 			t.Logf("%d steps", n)
 			break
 		}
 	}
+	// What was left by one that was killed before it had a journal, the next one removes.
+	h.ok("export", "--leave-running", "--base", h.built.base, c.id, path)
+	noFiles(t, out, "c.tar.zst")
 	h.ok("recover").want(0, "nothing to recover")
 }
 
