@@ -18,8 +18,8 @@ import (
 
 // ApplyOptions adjust [Apply] and [Check]. The zero value is for archives of unknown origin.
 type ApplyOptions struct {
-	// AllowDevices lets device nodes be made; without it they are rejected.
-	AllowDevices bool
+	// Device tells whether a device node may be made: name is its path in the container, absolute and clean. nil: none may.
+	Device func(name string) bool
 }
 
 // Apply puts a difference into the tree at root: first the tar, uncompressed or

@@ -90,7 +90,7 @@ func (f fixture) fresh(t *testing.T) string {
 	return dst
 }
 
-var allow = rootfs.ApplyOptions{AllowDevices: true}
+var allow = rootfs.ApplyOptions{Device: func(string) bool { return true }}
 
 func applyChecked(t *testing.T, root string, diff []byte, deleted []string) {
 	t.Helper()

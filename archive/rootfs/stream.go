@@ -289,6 +289,22 @@ func each(ctx context.Context, r io.Reader, f func(entry, *stream) error) error 
 	}
 }
 
+// DeviceError is a device node that was not allowed.
+type DeviceError struct {
+	Name         string // its path in the container
+	Block        bool   // of a disk or the like
+	Major, Minor int64
+}
+
+// Error names it.
+func (e *DeviceError) Error() string {
+	kind := "c"
+	if e.Block {
+		kind = "b"
+	}
+	return fmt.Sprintf("the device node %s %d:%d at %s", kind, e.Major, e.Minor, archive.QuoteName(e.Name))
+}
+
 // permit says whether the options allow an entry.
 func (o ApplyOptions) permit(e entry) error {
 	switch e.header.Typeflag {
@@ -296,8 +312,8 @@ func (o ApplyOptions) permit(e entry) error {
 		if e.whiteout || e.opaque {
 			return nil
 		}
-		if !o.AllowDevices {
-			return &archive.EntryError{Op: "read", Name: e.header.Name, Err: rejectf("a device node: allow devices to take it")}
+		if name := "/" + e.name; o.Device == nil || !o.Device(name) {
+			return &archive.EntryError{Op: "read", Name: e.header.Name, Err: fmt.Errorf("%w: %w", archive.ErrRejected, &DeviceError{Name: name, Block: e.header.Typeflag == tar.TypeBlock, Major: e.header.Devmajor, Minor: e.header.Devminor})}
 		}
 		if e.header.Typeflag == tar.TypeChar && e.header.Devmajor == 0 && e.header.Devminor == 0 {
 			return &archive.EntryError{Op: "read", Name: e.header.Name, Err: rejectf("device 0:0 hides files of an overlay")}

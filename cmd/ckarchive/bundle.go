@@ -41,7 +41,19 @@ func (r *restore) buildRootfs(ctx context.Context, unpacked string) (err error) 
 		return err
 	}
 	defer f.Close() //nolint:errcheck // read only
-	return rootfs.ApplyChecked(ctx, r.rootfs, f, deleted, rootfs.ApplyOptions{})
+	grants, err := r.cmd.grants()
+	if err != nil {
+		return err
+	}
+	err = rootfs.ApplyChecked(ctx, r.rootfs, f, deleted, rootfs.ApplyOptions{Device: func(name string) bool {
+		return r.own || grants.Has("device:"+name)
+	}})
+	var device *rootfs.DeviceError
+	if errors.As(err, &device) {
+		return withHint(&environmentError{fmt.Errorf("the changes of the root file system hold %w, which was not granted", device)},
+			"grant it with --allow device:"+device.Name)
+	}
+	return err
 }
 
 // readDeleted reads the list of deletions, if there is one.
