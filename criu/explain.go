@@ -32,6 +32,11 @@ var knownCauses = []knownCause{
 		"set up the network of the container before the restore, or use the tcp-close option", "tcp-close",
 	},
 	{
+		regexp.MustCompile(`Conflicting flags: --join-ns and --empty-ns`), "network-in-images",
+		"the runtime restores the network namespace of the images, or none where they hold none, and joins no other",
+		"restore with the direct engine, which joins one, or leave the network namespace away", "",
+	},
+	{
 		regexp.MustCompile(`Can't bind inet socket|Can't bind`), "address-in-use",
 		"an address or port that the container listens on is not free here",
 		"free the port, or restore in a network namespace of its own", "",

@@ -18,6 +18,7 @@ func TestExplain(t *testing.T) {
 		"network-not-ready":    {"(00.031007)      1: Error (criu/sk-inet.c:1085): inet: Can't connect inet socket back: Network is unreachable"},
 		"address-in-use":       {"(00.031007)      1: Error (criu/sk-inet.c:1059): inet: Can't bind inet socket (id 12): Address already in use"},
 		"file-locks":           {"(00.021007) Error (criu/file-lock.c:110): Some file locks are hold by dumping tasks! You can try --file-locks to dump them."},
+		"network-in-images":    {"(00.001234) Error (criu/config.c:1129): Conflicting flags: --join-ns and --empty-ns"},
 		"nested-namespace":     {`(00.05) Error (criu/namespaces.c:460): Can't dump nested pid namespace for 4242`},
 		"tcp-in-flight":        {`(00.05) Error (criu/sk-inet.c:185): In-flight connection (l) for 3a1f`, `(00.05) Error (criu/sk-inet.c:186): In-flight connections can be ignored with the "--skip-in-flight" option.`},
 		"socket-type":          {`(00.05) Error (criu/sk-inet.c:123): inet: Unsupported proto 132 for socket 3a1f`},
