@@ -64,7 +64,7 @@ func TestCRIUEndsInDump(t *testing.T) {
 		h.run("export", "--criu-config", config, "--base", h.built.base, c.id, h.path("c.tar")).refused(6, "keeps running")
 		c.unharmed()
 	}
-	for _, phase := range some(dumpPhases, "post-dump") {
+	for _, phase := range some(dumpPhases) { // giving up takes some seconds each
 		config, _ := h.criuAt(phase, syscall.SIGSTOP)
 		began := time.Now()
 		o := h.run("export", "--timeout", "1s", "--criu-config", config, "--base", h.built.base, c.id, h.path("c.tar")).refused(6, "longer than 1s", "keeps running")
@@ -74,7 +74,7 @@ func TestCRIUEndsInDump(t *testing.T) {
 		h.namesLog(o)
 		c.unharmed()
 	}
-	for _, phase := range some(dumpPhases, "post-dump") {
+	for _, phase := range some(dumpPhases, "network-lock") {
 		h.run("export", "--engine", "runtime", "--criu-config", h.runtimeAt(phase, syscall.SIGKILL), "--base", h.built.base, c.id, h.path("c.tar")).refused(6, "keeps running")
 		c.unharmed()
 	}
@@ -105,20 +105,24 @@ func TestCRIUEndsInRestore(t *testing.T) {
 			args := []string{"restore", "--detach", "--engine", engine, "--log", h.path("log"), "--id", h.id("r"), "--base", h.built.base}
 			for _, phase := range some(restorePhases, "post-restore") {
 				config, _ := h.criuAt(phase, syscall.SIGKILL)
-				o := h.run(append(args, "--timeout", "20s", "--criu-config", config, path)...)
+				o := h.run(append(args, "--timeout", "10s", "--criu-config", config, path)...)
 				if o.status == 0 && engine == "runtime" && phase == "post-resume" {
 					continue // the runtime heard of the success already
 				}
 				o.refused(8)
 				wantNothing(h, "r")
 			}
-			for _, phase := range some(restorePhases, "post-setup-namespaces") {
+			for _, phase := range some(restorePhases) {
 				if engine == "runtime" && phase != "post-resume" { // the runtime has said all by then
 					h.run(append(args, "--timeout", "20s", "--criu-config", h.runtimeAt(phase, syscall.SIGKILL), path)...).refused(8)
 					wantNothing(h, "r")
 				}
 			}
-			for _, phase := range some(restorePhases) {
+			hanging := some(restorePhases)
+			if engine == "runtime" {
+				hanging = some([]string{"pre-restore", "pre-resume"}) // a runtime takes half a minute to give up
+			}
+			for _, phase := range hanging {
 				config, _ := h.criuAt(phase, syscall.SIGSTOP)
 				h.namesLog(h.run(append(args, "--timeout", "1s", "--criu-config", config, path)...).refused(8, "longer than 1s"))
 				wantNothing(h, "r")
