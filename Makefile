@@ -8,7 +8,7 @@ MAKEFLAGS   += --no-print-directory
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 60s
-FAULTS   := Interrupted|Killed|CRIUEnds|Recover|Full|Faulty|Limits|Together|Timeout|Busy|Destinations|Lock
+FAULTS   := Interrupted|Killed|CRIUEnds|Recover|Full|Faulty|Limits|Outputs|Together|Timeout|Busy|Destinations|Lock
 CACHE    := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ckarchive
 
 # The tools that test/setup builds; then a CRIU of its making, and Go where it
