@@ -65,7 +65,6 @@ func TestCachePolicy(t *testing.T) {
 	c := h.start("c", counts())
 	path := c.export("c.tar", "--base", h.built.base)
 	sealed := "oci:" + h.path("sealed") + ":v1"
-	h.ok("import", path, "plain:v1")
 	h.ok("push", "--encrypt", recipient, path, sealed)
 	h.extra = append(h.extra, "CKARCHIVE_DECRYPT_IDENTITY="+identity)
 	for i, tt := range []struct {
@@ -75,13 +74,10 @@ func TestCachePolicy(t *testing.T) {
 	}{
 		{path, "auto", false, 0},
 		{sealed, "auto", false, 0},
-		{"plain:v1", "never", false, 0},
 		{sealed, "always", false, 1},
-		{"plain:v1", "auto", false, 2},
-		{"plain:v1", "never", false, 2},
-		{sealed, "auto", false, 2}, // it was asked for once
-		{path, "always", false, 3},
-		{path, "always", true, 3},
+		{sealed, "auto", false, 1}, // it was asked for once
+		{path, "always", false, 2},
+		{path, "always", true, 2},
 	} {
 		r := h.restore(fmt.Sprint("policy", i), tt.src, "--cache", tt.cache, "--base", h.built.base)
 		if got := len(h.unpacked()); got != tt.kept || r.cached != tt.cached {
@@ -89,12 +85,12 @@ func TestCachePolicy(t *testing.T) {
 		}
 		r.remove()
 	}
-	h.run("restore", "--cache-size", "much", "--id", h.id("much"), "plain:v1").refused(2, "--cache-size")
+	h.run("restore", "--cache-size", "much", "--id", h.id("much"), path).refused(2, "--cache-size")
 	h.ok("gc", "--cache-size", "1")
 	if len(h.unpacked()) > 0 {
 		t.Errorf("in a cache of one byte are %q", h.unpacked())
 	}
-	h.restore("last", "plain:v1", "--base", h.built.base).wellFrom(c)
+	h.restore("last", path, "--cache", "always", "--base", h.built.base).wellFrom(c)
 	if h.ok("gc", "--cache"); len(h.unpacked()) > 0 {
 		t.Errorf("gc --cache has left %q", h.unpacked())
 	}
