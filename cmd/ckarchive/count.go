@@ -17,7 +17,9 @@ func (c *restoreCmd) countRules() []rule {
 	one := func(given bool, flag string) rule {
 		return rule{given, flag + " is for one container, and --count makes several", "leave it out, or restore them one by one"}
 	}
+	freeing := c.freesImages()
 	return []rule{
+		{freeing != "", "with auto-dedup in " + freeing + " CRIU frees the images that several containers share", "remove it from there, or restore them one by one"},
 		{c.Count < 0, "--count says how many containers are made", "--count 1 and more"},
 		{!c.Detach && !c.DryRun, "--count makes several containers, and only one can be in the foreground", "add --detach"},
 		one(c.PIDFile != "", "--pid-file"),

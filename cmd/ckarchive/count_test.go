@@ -2,11 +2,17 @@ package main
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
 // TestCountRules: flags that are for one container are refused before the archive is opened.
 func TestCountRules(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "criu.conf")
+	if err := os.WriteFile(config, []byte("# why\n  auto-dedup\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, flags := range map[string][]string{
 		"foreground":     {"--count", "2"},
 		"negative":       {"--count=-1", "--detach"},
@@ -19,6 +25,7 @@ func TestCountRules(t *testing.T) {
 		"veth":           {"--count", "2", "--detach", "--veth", "eth0=host0"},
 		"tcp":            {"--count", "2", "--detach", "--tcp-established"},
 		"descriptor":     {"--count", "2", "--detach", "--inherit-fd", "fd[3]:socket:[7]"},
+		"frees images":   {"--count", "2", "--detach", "--criu-config", config},
 		"podman":         {"--count", "2", "--detach", "--into", "podman"},
 	} {
 		t.Run(name, func(t *testing.T) {

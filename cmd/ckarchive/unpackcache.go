@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -68,10 +70,12 @@ func (r *restore) inCache(ctx context.Context) cached {
 func (r *restore) forCache() bool {
 	stored := r.loc.kind == locationName || r.loc.kind == locationLayout
 	switch {
-	case r.cmd.Cache == cacheNever:
+	case r.cmd.Cache == cacheNever || r.cmd.freesImages() != "":
 		return false
 	case len(r.meta.Members) == 0:
 		return false // without digests nothing says what it is
+	case r.ownBundle():
+		return false // it may name a configuration that frees images
 	case r.sandboxed():
 		return false // it is runsc's affair what it does with its images
 	case ownUsers(r.spec):
@@ -197,3 +201,24 @@ func (r *restore) unpackedNeed(ctx context.Context) int64 {
 
 // consumes tells whether CRIU may free the memory in the images while it restores: nobody else has them.
 func (r *restore) consumes() bool { return !r.shared }
+
+// freesImages gives the configuration of CRIU that has it free memory in the images while it restores
+// them, which nobody else may have then; empty if there is none.
+func (c *restoreCmd) freesImages() string {
+	// CRIU's own, those of the runtimes, and the user's: https://criu.org/Configuration_files
+	for _, path := range []string{c.CRIUConfig, "/etc/criu/default.conf", "/etc/criu/runc.conf", "/etc/criu/crun.conf", "/root/.criu/default.conf"} {
+		if path == "" {
+			continue
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // CRIU does without it as well
+		}
+		for line := range strings.Lines(string(b)) {
+			if words := strings.Fields(line); len(words) > 0 && strings.TrimLeft(words[0], "-") == "auto-dedup" {
+				return path
+			}
+		}
+	}
+	return ""
+}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -26,6 +28,19 @@ func TestForCache(t *testing.T) {
 		"encrypted": {func(r *restore) { r.src = &ownedSource{Source: encryptedSource{}} }, false, true},
 		"no digests": {func(r *restore) {
 			r.meta.Members = nil
+		}, false, false},
+		"frees images": {func(r *restore) {
+			r.cmd.CRIUConfig = filepath.Join(t.TempDir(), "criu.conf")
+			if err := os.WriteFile(r.cmd.CRIUConfig, []byte("ghost-limit 1\nauto-dedup"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, false, false},
+		"own bundle": {func(r *restore) {
+			r.bundle = t.TempDir()
+			r.cmd.Bundle = r.bundle
+			if err := os.WriteFile(filepath.Join(r.bundle, "config.json"), []byte("{}"), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}, false, false},
 		"sandbox": {func(r *restore) { r.meta.Format = archive.FormatGVisor }, false, false},
 		"user namespace": {func(r *restore) {
