@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 
@@ -57,7 +56,7 @@ func (c *restoreCmd) several(ctx context.Context, a *app) (err error) {
 		copies[0].id += " to " + copies[len(copies)-1].id
 		return copies[0].printPlan()
 	}
-	m.home = filepath.Join(a.containersDir(), "unpack-"+strconv.Itoa(os.Getpid()))
+	m.home = a.unnamedHome()
 	defer m.release()
 	if err := m.claim(ctx); err != nil {
 		return err
@@ -80,7 +79,6 @@ func (r *restore) copies(ctx context.Context) ([]*restore, error) {
 	if _, err := r.chooseID(ctx); err != nil {
 		return nil, err
 	}
-	home := filepath.Join(r.app.containersDir(), "unpack-"+strconv.Itoa(os.Getpid()))
 	var list []*restore
 	for i := range r.cmd.Count {
 		cmd := *r.cmd
@@ -88,7 +86,7 @@ func (r *restore) copies(ctx context.Context) ([]*restore, error) {
 		if cmd.Name != "" {
 			cmd.Name = numbered(cmd.Name, i+1)
 		}
-		one := &restore{cmd: &cmd, app: r.app, loc: r.loc, head: r.head, template: filepath.Join(home, "archive")}
+		one := &restore{cmd: &cmd, app: r.app, loc: r.loc, head: r.head, template: filepath.Join(r.app.unnamedHome(), "archive")}
 		if err := one.judge(ctx, r.head); err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -276,6 +277,11 @@ func (r *restore) printPlan() error {
 		{"granted", strings.Join(r.granted, ", ")},
 		{"left out", strings.Join(r.leftOut, ", ")},
 	})
+}
+
+// unnamedHome is where an archive is unpacked that is of no single container, or not yet known of which.
+func (a *app) unnamedHome() string {
+	return filepath.Join(a.containersDir(), "unpack-"+strconv.Itoa(os.Getpid()))
 }
 
 // containerHome is where everything of a restored container is that ckarchive made.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/ckarchive/ckarchive/archive"
@@ -24,8 +23,7 @@ func (r *restore) run(ctx context.Context) (err error) {
 	p := r.app.newProgress()
 	defer func() { p.close(err) }()
 	if r.id == "" {
-		// Nothing is known of the archive yet: unpack under a name of its own.
-		r.home = filepath.Join(r.app.containersDir(), "unpack-"+strconv.Itoa(os.Getpid()))
+		r.home = r.app.unnamedHome() // nothing is known of the archive yet
 	}
 	if err := r.claim(ctx); err != nil {
 		return errors.Join(err, r.closeSource())
