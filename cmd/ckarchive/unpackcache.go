@@ -69,8 +69,9 @@ func (r *restore) inCache(ctx context.Context) cached {
 // forCache tells whether the checkpoint is one that the cache may have.
 func (r *restore) forCache() bool {
 	stored := r.loc.kind == locationName || r.loc.kind == locationLayout
+	size, err := r.cmd.bytes()
 	switch {
-	case r.cmd.Cache == cacheNever || r.cmd.freesImages() != "":
+	case err != nil || size == 0 || r.cmd.Cache == cacheNever || r.cmd.freesImages() != "":
 		return false
 	case len(r.meta.Members) == 0:
 		return false // without digests nothing says what it is

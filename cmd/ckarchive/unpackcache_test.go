@@ -35,6 +35,7 @@ func TestForCache(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, false, false},
+		"no room": {func(r *restore) { r.cmd.CacheSize = "0" }, false, false},
 		"own bundle": {func(r *restore) {
 			r.bundle = t.TempDir()
 			r.cmd.Bundle = r.bundle
