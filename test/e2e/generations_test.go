@@ -118,22 +118,29 @@ func (h *host) rebuilt(src string, flags ...string) map[string]string {
 	return got
 }
 
-// hashingRunc is a runc that writes the SHA-256 of each pages file of a checkpoint to a file, as soon as it
-// has made them: nobody else has touched them.
+// hashingRunc is a runc that writes the SHA-256 of each pages file of a checkpoint to a file. It lets CRIU write to a
+// directory of its own first, as those that ckarchive gives it may be pipes.
 func (h *host) hashingRunc(to string) string {
 	h.t.Helper()
-	program := h.path("hashing/runc")
+	program, own := h.path("hashing/runc"), h.path("hashing/images")
 	must(h.t, os.Mkdir(h.path("hashing"), 0o755))
 	script := fmt.Sprintf(`#!/bin/sh
 images= before= verb=
 for arg; do
-	[ "$before" = --image-path ] && images=$arg
+	shift
+	[ "$before" = --image-path ] && images=$arg && arg=%[2]q
 	[ "$arg" = checkpoint ] && verb=$arg
 	before=$arg
+	set -- "$@" "$arg"
 done
-%q "$@" || exit
-[ "$verb" = "" ] || { cd "$images" && sha256sum pages-*.img >%q; }
-`, env.Program(h.t, "runc"), to)
+%[1]q "$@" || exit
+[ "$verb" = checkpoint ] || exit 0
+cd %[2]q && sha256sum pages-*.img >%[3]q || exit
+for f in *; do
+	cat "$f" >"$images/$f" || exit
+done
+rm -r %[2]q
+`, env.Program(h.t, "runc"), own, to)
 	must(h.t, os.WriteFile(program, []byte(script), 0o755))
 	return program
 }
