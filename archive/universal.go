@@ -103,13 +103,19 @@ func newConfigDump(m *Metadata, spec *specs.Spec) configDump {
 			c.LabelOpts = []string{"disable"}
 		}
 	}
-	if ownNetwork(spec) {
+	path, own := networkNamespace(spec)
+	c.CreateNetNS = own
+	switch {
+	case !own:
+		c.NetworkMode = "host"
+	case path == "":
+		// It is in the images, and nobody put more than lo into it.
+		c.NetworkMode = "none"
+	default:
 		network := podmanNetwork{InterfaceName: "eth0"}
-		c.NetworkMode, c.CreateNetNS = "bridge", true
+		c.NetworkMode = "bridge"
 		c.NewNetworks = map[string]podmanNetwork{"podman": network}
 		c.Networks = []podmanOrderedNetwork{{Name: "podman", podmanNetwork: network}}
-	} else {
-		c.NetworkMode = "host"
 	}
 	return c
 }
@@ -141,10 +147,17 @@ func engineID(m *Metadata) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func ownNetwork(spec *specs.Spec) bool {
-	return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
-		return n.Type == specs.NetworkNamespace
-	})
+// networkNamespace gives the path of the container's network namespace, which is empty for one that its
+// runtime made, and whether it has one.
+func networkNamespace(spec *specs.Spec) (path string, own bool) {
+	if spec.Linux == nil {
+		return "", false
+	}
+	i := slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	if i < 0 {
+		return "", false
+	}
+	return spec.Linux.Namespaces[i].Path, true
 }
 
 // statusDump is status.dump: the CRI's ContainerStatus as far as containerd needs it.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,6 +72,19 @@ func (p *Podman) Beside(tb testing.TB, program string) string {
 		tb.Fatalf("copy %s: %v", program, err)
 	}
 	return p.sid.wrapper(shared)
+}
+
+// InNetwork gives Podman a network of its own in place of the machine's: its bridges and packet filter rules
+// go with the test.
+func (p *Podman) InNetwork(tb testing.TB, name string) {
+	tb.Helper()
+	path, outside := filepath.Join(tb.TempDir(), "podman"), p.Program
+	script := fmt.Sprintf("#!/bin/sh\nexec %q --net=%q %q \"$@\"\n", Program(tb, "nsenter"), NetNS(tb, name), outside)
+	tb.Cleanup(func() { p.Program = outside }) // which cleans up when that network is gone
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	p.Program = path
 }
 
 // Run runs a command that has to succeed, and gives the last line that it prints.

@@ -103,7 +103,10 @@ func startPodman(t *testing.T, p *env.Podman, name string, flags ...string) *env
 // runPodman runs a program that becomes the workload.
 func runPodman(t *testing.T, p *env.Podman, name string, program []string, flags ...string) *env.Container {
 	t.Helper()
-	args := append([]string{"run", "--detach", "--name", name, "--network", "host", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, flags...)
+	args := append([]string{"run", "--detach", "--name", name, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, flags...)
+	if !slices.Contains(flags, "--network") {
+		args = append(args, "--network", "host")
+	}
 	p.Run(t, append(append(args, baseImage), program...)...)
 	c := inPodman(t, p, name)
 	c.WaitTick(t, 3)
