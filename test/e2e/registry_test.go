@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,9 +63,13 @@ func TestRestoreFromRegistry(t *testing.T) {
 			if got := one.ok("push", "--plain-http", name, name).line(); !strings.Contains(got, digest) {
 				t.Errorf("push prints %q, want the digest %s", got, digest)
 			}
+			pages := one.rebuilt(name)
 			two.restoreRefused("no", []string{"--plain-http", "--pull", "never", "--base", two.built.base, name}, 4, name)
 			two.restore("r", name, "--engine", engine, "--plain-http", "--base", two.built.base).wellFrom(c)
 			two.restore("always", name, "--engine", engine, "--plain-http", "--pull", "always", "--base", two.built.base).wellFrom(c)
+			if got := two.rebuilt(name); !maps.Equal(got, pages) {
+				t.Errorf("the pages files are %v here, %v where they were dumped", got, pages)
+			}
 		})
 	}
 }
