@@ -120,7 +120,9 @@ func byRegistry(ctx context.Context, s *scene, t tool, add recorder, changes []c
 		add(firstExport, p.export.wall.Seconds())
 	}
 	add(frozenTime, p.export.frozen.Seconds())
-	add(frozenPerGiB, p.export.frozen.Seconds()*1024/float64(s.mib))
+	if load, ok := s.load.(mixed); ok { // of the others nobody knows the size so well
+		add(frozenPerGiB, p.export.frozen.Seconds()*1024/float64(load.mib))
+	}
 	if p.export.paused > 0 {
 		add(pausedTime, p.export.paused.Seconds())
 	}
