@@ -12,6 +12,7 @@ import (
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/rootfs"
+	"github.com/ckarchive/ckarchive/oci/policy"
 )
 
 // buildRootfs makes the root file system of the frozen moment.
@@ -50,8 +51,9 @@ func (r *restore) buildRootfs(ctx context.Context, unpacked string) (err error) 
 	}})
 	var device *rootfs.DeviceError
 	if errors.As(err, &device) {
-		return withHint(&environmentError{fmt.Errorf("the changes of the root file system hold %w, which was not granted", device)},
-			"grant it with --allow device:"+device.Name)
+		return &policy.RefusedError{Reasons: []policy.Reason{{
+			What: device.Error(), Why: "among the changes of the root file system", Grant: "--allow device:" + device.Name,
+		}}}
 	}
 	return err
 }

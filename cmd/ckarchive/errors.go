@@ -197,11 +197,11 @@ func statusByType(err error) (status int, hint string) {
 	case captured != nil && captured.State != capture.Untouched:
 		_, hint = statusOf(captured.Err)
 		return exitDumpRunning, hint
+	case errors.As(err, &refused):
+		return exitEnvironment, "grant what you trust on the command line"
 	case errors.As(err, &restored) && !errors.Is(err, archive.ErrRejected):
 		_, hint = statusOf(restored.err)
 		return exitRestore, hint
-	case errors.As(err, &refused):
-		return exitEnvironment, "grant what you trust on the command line"
 	case errors.As(err, &environment):
 		return exitEnvironment, ""
 	case errors.Is(err, registry.ErrRegistry), errors.As(err, &registered) && !known(err):

@@ -68,15 +68,26 @@ func EndCgroups(ctx context.Context, dirs []string) error {
 
 // endCgroup does what can be done at once. An error says that something is left.
 func endCgroup(dir string) error {
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	pids, err := cgroupProcesses(dir)
+	for _, pid := range pids {
+		if pid != os.Getpid() {
+			_ = unix.Kill(pid, unix.SIGKILL)               // it may have ended
+			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // only our own child is ours to reap
+		}
+	}
+	return errors.Join(err, removeCgroup(dir))
+}
+
+// cgroupProcesses gives the processes in a cgroup and in those below it. One that is not there has none.
+func cgroupProcesses(dir string) (pids []int, err error) {
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.IsDir() {
 			return err
 		}
 		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
 		for _, field := range strings.Fields(string(b)) {
-			if pid, cerr := strconv.Atoi(field); cerr == nil && pid > 0 && pid != os.Getpid() {
-				_ = unix.Kill(pid, unix.SIGKILL)               // it may have ended
-				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // only our own child is ours to reap
+			if pid, cerr := strconv.Atoi(field); cerr == nil && pid > 0 {
+				pids = append(pids, pid)
 			}
 		}
 		return err
@@ -84,5 +95,30 @@ func endCgroup(dir string) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		err = nil // it went meanwhile
 	}
-	return errors.Join(err, removeCgroup(dir))
+	return pids, err
+}
+
+// killHeld sends the kill signal to all processes that the freezer holds and that are in the PID namespace of the
+// process first, unless that is the host's: a cgroup may be shared. They are held, so that the numbers stay theirs.
+func (f freezer) killHeld(first int) error {
+	namespace := func(pid int) (string, error) { return os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid)) }
+	own, err := namespace(first)
+	host, herr := namespace(os.Getpid())
+	if err := errors.Join(err, herr); err != nil || own == host {
+		return err
+	}
+	pids, err := cgroupProcesses(filepath.Dir(f.file))
+	for _, pid := range pids {
+		if ns, nerr := namespace(pid); nerr == nil && ns == own {
+			err = errors.Join(err, ignoreGone(unix.Kill(pid, unix.SIGKILL)))
+		}
+	}
+	return err
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
 }

@@ -68,6 +68,12 @@ func (c *Container) Kill(ctx context.Context) error {
 	}
 	defer unix.Close(pidfd) //nolint:errcheck // read only
 	held, heldErr := findFreezer(c.PID)
+	if heldErr == nil && c.Status == Paused && !c.Runtime.kind.sandbox {
+		// The end of the first process ends the others too, but not before they may have run for a while.
+		if err := held.killHeld(c.PID); err != nil {
+			return fmt.Errorf("kill container %q: %w", c.ID, err)
+		}
+	}
 	if c.Runtime.Name == Direct || c.Runtime.kind.sandbox {
 		// runsc signals no paused container. With its sandbox all of it is gone.
 		err = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)

@@ -130,14 +130,14 @@ func (p *Podman) close(tb testing.TB) {
 	if said, err := p.Try(tb, "rm", "--all", "--force", "--time", "0"); err != nil {
 		tb.Errorf("remove Podman's containers: %v: %s", err, said)
 	}
-	for _, name := range []string{"graph/overlay", "graph"} {
-		if err := unix.Unmount(filepath.Join(p.dir, name), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			tb.Errorf("unmount %s: %v", name, err)
-		}
-	}
-	// What cleans up after a container, which Podman has started, may still be at work there.
+	// What cleans up after a container, which Podman has started, may still be at work there, and mount it again.
 	var err error
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		for _, name := range []string{"graph/overlay", "graph"} {
+			if err := unix.Unmount(filepath.Join(p.dir, name), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+				tb.Errorf("unmount %s: %v", name, err)
+			}
+		}
 		if err = os.RemoveAll(p.dir); err == nil {
 			return
 		}

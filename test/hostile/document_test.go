@@ -152,6 +152,11 @@ func rootFileSystems(c checkpoint, canary string) []sample {
 	file := func(name string) member { return member{name: name, body: []byte("x")} }
 	symlink := func(name, to string) member { return member{name: name, kind: tar.TypeSymlink, link: to} }
 	hardlink := func(name, to string) member { return member{name: name, kind: tar.TypeLink, link: to} }
+	// Device nodes can be granted.
+	node := func(s sample) sample {
+		s.restore = refused
+		return s
+	}
 	whole := c.body("rootfs-diff.tar")
 	return []sample{
 		diff("that climbs", "..", file("../new")),
@@ -162,8 +167,8 @@ func rootFileSystems(c checkpoint, canary string) []sample {
 		diff("with a whiteout of its parent", "whiteout", file("etc/.wh...")),
 		diff("with a whiteout of itself", "whiteout", file("etc/.wh..")),
 		diff("with a whiteout of nothing", "whiteout", file("etc/.wh.")),
-		diff("with a disk's node", "device", member{name: "x", kind: tar.TypeBlock, edit: func(h []byte) { copy(h[329:], "0000010\x000000000\x00") }}),
-		diff("with memory's node", "device", member{name: "x", kind: tar.TypeChar, edit: func(h []byte) { copy(h[329:], "0000001\x000000001\x00") }}),
+		node(diff("with a disk's node", "--allow device:/x", member{name: "x", kind: tar.TypeBlock, edit: func(h []byte) { copy(h[329:], "0000010\x000000000\x00") }})),
+		node(diff("with memory's node", "--allow device:/x", member{name: "x", kind: tar.TypeChar, edit: func(h []byte) { copy(h[329:], "0000001\x000000001\x00") }})),
 		diff("with a root that is a link", "root", symlink("./", canary)),
 		diff("with an unknown type", "type", member{name: "x", kind: 'V', body: []byte("x")}),
 		{name: "root file system that is cut", restore: rejected, says: "cut off", late: true, archive: c.put("rootfs-diff.tar", whole[:len(whole)-1024]).bytes},
