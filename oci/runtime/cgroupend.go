@@ -99,26 +99,23 @@ func cgroupProcesses(dir string) (pids []int, err error) {
 }
 
 // killHeld sends the kill signal to all processes that the freezer holds and that are in the PID namespace of the
-// process first, unless that is the host's: a cgroup may be shared. They are held, so that the numbers stay theirs.
-func (f freezer) killHeld(first int) error {
+// process first, and tells that it did. It does not if that is the host's: a cgroup may be shared. They are held, so that
+// the numbers stay theirs.
+func (f freezer) killHeld(first int) (killed bool, err error) {
 	namespace := func(pid int) (string, error) { return os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid)) }
 	own, err := namespace(first)
 	host, herr := namespace(os.Getpid())
 	if err := errors.Join(err, herr); err != nil || own == host {
-		return err
+		return false, err
 	}
 	pids, err := cgroupProcesses(filepath.Dir(f.file))
 	for _, pid := range pids {
 		if ns, nerr := namespace(pid); nerr == nil && ns == own {
-			err = errors.Join(err, ignoreGone(unix.Kill(pid, unix.SIGKILL)))
+			if kerr := unix.Kill(pid, unix.SIGKILL); kerr != nil && !errors.Is(kerr, unix.ESRCH) {
+				err = errors.Join(err, kerr)
+			}
+			killed = killed || pid == first
 		}
 	}
-	return err
-}
-
-func ignoreGone(err error) error {
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	return err
+	return killed, err
 }

@@ -68,25 +68,28 @@ func (c *Container) Kill(ctx context.Context) error {
 	}
 	defer unix.Close(pidfd) //nolint:errcheck // read only
 	held, heldErr := findFreezer(c.PID)
+	killed := false
 	if heldErr == nil && c.Status == Paused && !c.Runtime.kind.sandbox {
 		// The end of the first process ends the others too, but not before they may have run for a while.
-		if err := held.killHeld(c.PID); err != nil {
-			return fmt.Errorf("kill container %q: %w", c.ID, err)
-		}
+		killed, err = held.killHeld(c.PID)
 	}
-	if c.Runtime.Name == Direct || c.Runtime.kind.sandbox {
+	switch {
+	case err != nil || killed:
+	case c.Runtime.Name == Direct || c.Runtime.kind.sandbox:
 		// runsc signals no paused container. With its sandbox all of it is gone.
 		err = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
-	} else {
+	default:
 		_, err = c.Runtime.run(ctx, "kill", c.ID, "KILL")
 	}
 	if err != nil {
 		return fmt.Errorf("kill container %q: %w", c.ID, err)
 	}
 	if c.Status == Paused && !c.Runtime.kind.sandbox {
-		// A runtime may have thawed it to deliver the signal, and it may be gone: the
+		// A runtime may have thawed it to deliver the signal, and it may be gone, as in cgroups v2 at once: the
 		// wait below tells what counts.
-		_ = c.thaw(ctx)
+		if c.thaw(ctx) != nil && heldErr == nil {
+			_ = held.release()
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
