@@ -21,7 +21,7 @@ type Severed struct {
 }
 
 // Sever puts a network before the server at to that goes away when more than limit bytes have gone through,
-// in both directions together, or never if limit is negative. Then onCut, unless it is nil, is called once.
+// in both directions together, or never if limit is negative. Just before, onCut is called unless it is nil.
 func Sever(tb testing.TB, to string, limit int64, onCut func()) *Severed {
 	tb.Helper()
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -121,14 +121,14 @@ func (c *countedConn) Write(b []byte) (int, error) {
 	}
 	dead := s.left < 0
 	if dead && first {
+		if s.onCut != nil {
+			s.onCut()
+		}
 		s.cut()
 	}
 	s.mu.Unlock()
 	if !dead {
 		return c.to.Write(b)
-	}
-	if first && s.onCut != nil {
-		s.onCut()
 	}
 	return 0, io.ErrClosedPipe
 }
