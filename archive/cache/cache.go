@@ -92,7 +92,7 @@ func (c *Cache) use(ctx context.Context, key, dst string) (bool, error) {
 		return false, nil
 	}
 	if err == nil {
-		err = r.check(dir, c.opts.Maker, bootID())
+		err = r.check(dir, c.opts.Maker, archive.BootID())
 	}
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", errUseless, err)
@@ -125,7 +125,7 @@ func (c *Cache) Add(ctx context.Context, key, src string, origin Origin) error {
 		return err
 	}
 	r, err := makeEntry(ctx, temp, src, record{
-		Version: recordVersion, Maker: c.opts.Maker, BootID: bootID(), Origin: origin, Created: time.Now().UTC(),
+		Version: recordVersion, Maker: c.opts.Maker, BootID: archive.BootID(), Origin: origin, Created: time.Now().UTC(),
 	})
 	if err == nil {
 		err = c.makeRoom(ctx, r.Bytes)
@@ -150,7 +150,7 @@ func (c *Cache) remove(ctx context.Context, key string) error {
 	}
 	defer unlock()
 	dir := filepath.Join(c.dir, key)
-	if r, _, err := readRecord(dir); err == nil && r.check(dir, c.opts.Maker, bootID()) == nil {
+	if r, _, err := readRecord(dir); err == nil && r.check(dir, c.opts.Maker, archive.BootID()) == nil {
 		return nil // another process made it anew
 	}
 	return c.drop(key)

@@ -131,7 +131,7 @@ func TestUselessEntries(t *testing.T) {
 		"another boot": func(t *testing.T, _ *Cache, dir string) {
 			b, err := os.ReadFile(filepath.Join(dir, recordFile))
 			must(t, err)
-			must(t, os.WriteFile(filepath.Join(dir, recordFile), bytes.ReplaceAll(b, []byte(bootID()), []byte("other")), 0o600))
+			must(t, os.WriteFile(filepath.Join(dir, recordFile), bytes.ReplaceAll(b, []byte(archive.BootID()), []byte("other")), 0o600))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

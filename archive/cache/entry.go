@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -173,13 +172,4 @@ func makeEntry(ctx context.Context, dir, src string, r record) (*record, error) 
 		return nil, err
 	}
 	return &r, os.WriteFile(filepath.Join(dir, recordFile), b, 0o600)
-}
-
-// bootID names this boot of the machine; empty if it has no name.
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
 }

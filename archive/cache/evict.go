@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ckarchive/ckarchive/archive"
 )
 
 // EvictOptions say what goes.
@@ -68,7 +70,7 @@ func (c *Cache) stays(h held, opts EvictOptions) bool {
 	if opts.All || h.record == nil || opts.Gone != nil && opts.Gone(h.record.Origin) {
 		return false
 	}
-	return h.record.check(filepath.Join(c.dir, h.key), c.opts.Maker, bootID()) == nil
+	return h.record.check(filepath.Join(c.dir, h.key), c.opts.Maker, archive.BootID()) == nil
 }
 
 // makeRoom removes entries until there is room for one of n bytes that is on the disk already.

@@ -243,7 +243,7 @@ func TestRecover(t *testing.T) {
 			if err := os.WriteFile(temp, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			tt.rec.Version, tt.rec.BootID = journalVersion, bootID()
+			tt.rec.Version, tt.rec.BootID = journalVersion, archive.BootID()
 			tt.rec.Target, tt.rec.Temporary = Target{ID: "c1"}, []string{temp}
 			leave(t, spool, tt.rec)
 			c := &fakeContainer{}
@@ -330,7 +330,7 @@ func TestScratch(t *testing.T) {
 
 func TestRecoverKeepsWhatItCannotSettle(t *testing.T) {
 	spool := t.TempDir()
-	leave(t, spool, record{Version: journalVersion, Phase: Dumped, BootID: bootID(), Target: Target{ID: "c1"}})
+	leave(t, spool, record{Version: journalVersion, Phase: Dumped, BootID: archive.BootID(), Target: Target{ID: "c1"}})
 	fail := func(context.Context, Target) (Container, error) { return nil, errors.New("no runtime") }
 	done, err := Recover(t.Context(), spool, fail)
 	if err != nil || len(done) != 1 || done[0].Err == nil {

@@ -84,7 +84,7 @@ func Scratch(ctx context.Context, spool, label string) (dir string, closing func
 	if err := os.MkdirAll(spool, 0o700); err != nil {
 		return "", nil, fmt.Errorf("make the spool: %w", err)
 	}
-	j, err := newJournal(ctx, spool, record{Version: journalVersion, Phase: Prepared, Target: Target{ID: label}, BootID: bootID()})
+	j, err := newJournal(ctx, spool, record{Version: journalVersion, Phase: Prepared, Target: Target{ID: label}, BootID: archive.BootID()})
 	if err != nil {
 		return "", nil, err
 	}
@@ -187,15 +187,6 @@ func (j *journal) release() error {
 	}
 	j.lock, j.owner = nil, nil
 	return err
-}
-
-// bootID names this boot of the machine.
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
 }
 
 // ErrBusy says that another process works on the same thing.

@@ -10,13 +10,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ckarchive/ckarchive/archive"
 )
 
 // orphan starts a program that inherits the lock of a run, and then lets the run die. It gives the run's
 // directory, and what is closed when the program has ended.
 func orphan(t *testing.T, spool string, phase Phase, script string) (dir string, ended <-chan struct{}) {
 	t.Helper()
-	j, err := newJournal(t.Context(), spool, record{Version: journalVersion, Phase: phase, BootID: bootID(), Target: Target{ID: "c1"}})
+	j, err := newJournal(t.Context(), spool, record{Version: journalVersion, Phase: phase, BootID: archive.BootID(), Target: Target{ID: "c1"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func (j *journal) recover(ctx context.Context, open func(context.Context, Target
 
 // settle puts the container in the state that the run wanted for it.
 func (j *journal) settle(ctx context.Context, open func(context.Context, Target) (Container, error)) (string, error) {
-	if j.rec.Phase == Prepared && !j.rec.EndInDump || j.rec.BootID != bootID() {
+	if j.rec.Phase == Prepared && !j.rec.EndInDump || j.rec.BootID != archive.BootID() {
 		// It was never touched; or it went with the machine.
 		return "removed the spool", nil
 	}

@@ -285,6 +285,6 @@ func begin(ctx context.Context, spool string, job Job) (*journal, error) {
 		WasPaused:  job.WasPaused,
 		EndInDump:  job.EndInDump,
 		Temporary:  job.Temporary,
-		BootID:     bootID(),
+		BootID:     archive.BootID(),
 	})
 }
