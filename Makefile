@@ -84,12 +84,7 @@ faults: ## Kill, starve and hang everything everywhere, three times over
 	CI=true CKARCHIVE_FAULTS_FULL=1 go test -count=3 -timeout 90m -run '$(FAULTS)' ./test/e2e
 
 fuzz: ## Run each fuzz target for FUZZTIME (60s)
-	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \
-		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*).*/\1/p' "$$file"); do \
-			echo "$$target ($$(dirname "$$file"))"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "$$(dirname "$$file")"; \
-		done; \
-	done
+	test/fuzz/run $(FUZZTIME)
 
 fuzz-short:
 	@$(MAKE) fuzz FUZZTIME=10s
