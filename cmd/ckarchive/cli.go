@@ -25,6 +25,8 @@ type cli struct {
 	JSON     bool   `name:"json" help:"Print results and errors as JSON." env:"CKARCHIVE_JSON"`
 	Progress string `help:"How progress is shown: ${enum}." enum:"auto,plain,json,none" default:"auto" env:"CKARCHIVE_PROGRESS"`
 
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version of ckarchive, and nothing else."`
+
 	DecryptIdentity   []string `help:"Key that opens encrypted checkpoints: a file with AGE-SECRET-KEY-..., a private key of SSH, or passphrase; may be repeated." sep:"none" env:"CKARCHIVE_DECRYPT_IDENTITY" placeholder:"FILE"`
 	TrustFile         string   `help:"Whose signatures checkpoints need, by repository; by default /etc/ckarchive/trust.toml." type:"path" env:"CKARCHIVE_TRUST_FILE" placeholder:"FILE"`
 	RequireEncryption bool     `help:"Refuse to write a checkpoint in plain form to anything but the local store." env:"CKARCHIVE_REQUIRE_ENCRYPTION"`
@@ -76,7 +78,7 @@ SRC and DEST are a path (./x.tar.zst, /x.tar, - for a stream), oci:DIR[:TAG], oc
 const exitHelp = `
 Exit status: 0 done, 1 different (diff --exit-code), 2 usage, 3 input rejected (damaged or unsafe), 4 not found, 5 preflight or environment (no CRIU, no space, not root, busy),
 6 dump failed and the container is running, 7 dump failed and the container is not running (images kept), 8 restore failed (nothing left behind),
-9 registry or network, 10 archive written but the final step failed, 130 or 143 interrupted.
+9 registry or network, 10 archive written but the final step failed, 130 or 143 interrupted, 141 nobody read the output to its end.
 `
 
 // newParser builds the parser of the command line.
@@ -85,15 +87,15 @@ func (a *app) newParser() (*kong.Kong, error) {
 	return kong.New(a.cli,
 		kong.Name("ckarchive"),
 		kong.Description(description),
-		kong.Vars{"root": defaultRoot(a.getenv), "rundir": defaultRunDir, "ghostlimit": defaultGhostLimit, "networklock": defaultNetworkLock, "cachesize": defaultCacheSize},
+		kong.Vars{"version": "ckarchive " + versionString(), "root": defaultRoot(a.getenv), "rundir": defaultRunDir, "ghostlimit": defaultGhostLimit, "networklock": defaultNetworkLock, "cachesize": defaultCacheSize},
 		kong.Writers(a.stdout, a.stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Help(func(o kong.HelpOptions, ctx *kong.Context) error {
 			if err := kong.DefaultHelpPrinter(o, ctx); err != nil {
-				return err
+				return unread(err)
 			}
 			_, err := io.WriteString(ctx.Stdout, exitHelp)
-			return err
+			return unread(err)
 		}),
 		kong.Exit(func(code int) { panic(exitStatus(code)) }),
 		kong.NamedMapper("path", kong.MapperFunc(pathMapper)),
@@ -132,10 +134,7 @@ func (a *app) main(ctx context.Context, args []string) (status int) {
 	}
 	a.parser = parser
 	kongcompletion.Register(parser)
-	if len(args) == 0 {
-		args = []string{"--help"}
-	}
-	kctx, err := parser.Parse(args)
+	kctx, err := parser.Parse(helped(args))
 	if a.profileErr != nil {
 		return a.fail(a.profileErr)
 	}
@@ -159,6 +158,17 @@ func (a *app) main(ctx context.Context, args []string) (status int) {
 		return a.fail(err)
 	}
 	return 0
+}
+
+// helped makes "help" and "help VERB", which other programs have, what shows the same here.
+func helped(args []string) []string {
+	switch {
+	case len(args) == 0:
+		return []string{"--help"}
+	case args[0] == "help":
+		return append(slices.Clone(args[1:]), "--help")
+	}
+	return args
 }
 
 // confineTo confines this process to what a command needs, if that is a reader.

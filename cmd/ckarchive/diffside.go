@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -127,23 +128,42 @@ func (s *diffSide) finish(ctx context.Context) error {
 	if m := s.summary.Metadata; m != nil && m.Format == archive.FormatGVisor {
 		return nil
 	}
-	for name, content := range s.held {
-		if !pages.IsPagemap(name) {
-			continue
-		}
-		pm, err := pages.ReadPagemap(name, bytes.NewReader(content))
-		if err != nil {
-			return err
-		}
-		s.memory.AddMap(pm)
-	}
-	return withImages(s.held, func(dir string) (err error) {
+	err := withImages(s.held, func(dir string) (err error) {
 		if s.images, err = criu.Inspect(ctx, dir); err != nil {
 			return err
 		}
 		s.areas, err = criu.Areas(ctx, dir)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	return s.addMaps()
+}
+
+// addMaps tells the memory what addresses its pages have. The page map of a task that is no more was left in the
+// directory by an earlier dump, as Podman lets it be, and its pages file is another task's by now.
+func (s *diffSide) addMaps() error {
+	for _, name := range slices.Sorted(maps.Keys(s.held)) {
+		if !pages.IsPagemap(name) {
+			continue
+		}
+		pm, err := pages.ReadPagemap(name, bytes.NewReader(s.held[name]))
+		if err != nil {
+			return err
+		}
+		if pid, ok := taskOf(pm.Name); ok && s.areas[pid] == nil {
+			continue
+		}
+		s.memory.AddMap(pm)
+	}
+	return nil
+}
+
+// taskOf gives the task of a page map; a map of shared memory is of none.
+func taskOf(pagemap string) (pid uint32, ok bool) {
+	_, err := fmt.Sscanf(pagemap, "pagemap-%d.img", &pid)
+	return pid, err == nil
 }
 
 // facts are the rows of inspect, without those that tell more of the archive than of the checkpoint.
@@ -231,8 +251,8 @@ func (s *diffSide) mounts() []thing {
 
 // origins tells f of what pages are: of which task, in which mapping, how many.
 func (s *diffSide) origins(d pages.Difference, f func(pid uint32, name string, n int64)) {
-	var pid uint32
-	if _, err := fmt.Sscanf(d.Map, "pagemap-%d.img", &pid); err != nil {
+	pid, ok := taskOf(d.Map)
+	if !ok {
 		id := strings.TrimSuffix(strings.TrimPrefix(d.Map, "pagemap-shmem-"), ".img")
 		f(0, "[shared "+id+"]", d.Pages)
 		return

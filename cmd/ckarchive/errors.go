@@ -176,8 +176,11 @@ func statusByType(err error) (status int, hint string) {
 		container   containerStatus
 		ambiguous   *runtime.AmbiguousError
 		collected   *collectedError
+		unread      *unreadError
 	)
 	switch {
+	case errors.As(err, &unread):
+		return exitSignal + int(syscall.SIGPIPE), ""
 	case errors.As(err, &container):
 		return int(container), ""
 	case errors.Is(err, errDiffer):
@@ -228,8 +231,11 @@ func registryHint(err error) string {
 // capitals, no full stop, one line each.
 func (a *app) fail(err error) int {
 	status, hint := statusOf(err)
-	var container containerStatus
-	if errors.As(err, &container) || status == exitDiffer {
+	var (
+		container containerStatus
+		unread    *unreadError
+	)
+	if errors.As(err, &container) || errors.As(err, &unread) || status == exitDiffer {
 		return status
 	}
 	if a.cli != nil && a.cli.JSON {

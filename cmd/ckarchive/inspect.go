@@ -260,14 +260,23 @@ func metadataRows(m *archive.Metadata) [][2]string {
 		rows = append(rows, [2]string{"root file system", fmt.Sprintf("%s: %d entries, %d deleted", r.Method, r.Files, r.Deleted)})
 	}
 	if st := m.Stats; st != nil {
-		const perMilli = 1000
-		frozen := fmt.Sprintf("%d ms in all", st.PausedTime/perMilli)
-		if m.Format != archive.FormatGVisor {
-			frozen = fmt.Sprintf("%d ms by CRIU, ", st.FrozenTime/perMilli) + frozen
-		}
-		rows = append(rows, [2]string{"frozen", frozen})
+		rows = append(rows, [2]string{"frozen", showFrozen(m.Format, st)})
 	}
 	return rows
+}
+
+// showFrozen tells how long a container stood still. Of the dumps of other engines only CRIU's part is known, of a
+// sandbox's only the whole.
+func showFrozen(format string, st *archive.Stats) string {
+	const perMilli = 1000
+	known := []string{}
+	if format != archive.FormatGVisor {
+		known = append(known, fmt.Sprintf("%d ms by CRIU", st.FrozenTime/perMilli))
+	}
+	if st.PausedTime > 0 {
+		known = append(known, fmt.Sprintf("%d ms in all", st.PausedTime/perMilli))
+	}
+	return strings.Join(known, ", ")
 }
 
 // inspectImages lets crit decode the images.

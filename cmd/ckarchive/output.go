@@ -2,10 +2,26 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"syscall"
 	"text/tabwriter"
 )
+
+// unreadError is a text whose reader has seen enough, as head does. Other programs are ended by SIGPIPE then.
+type unreadError struct{ err error }
+
+func (e *unreadError) Error() string { return e.err.Error() }
+func (e *unreadError) Unwrap() error { return e.err }
+
+// unread tells a reader that has seen enough from other errors of writing a text.
+func unread(err error) error {
+	if errors.Is(err, syscall.EPIPE) {
+		return &unreadError{err}
+	}
+	return err
+}
 
 // printResult prints the one line that scripts take, or v with --json.
 func (a *app) printResult(line string, v any) error {
@@ -16,13 +32,13 @@ func (a *app) printResult(line string, v any) error {
 		return nil
 	}
 	_, err := fmt.Fprintln(a.stdout, line)
-	return err
+	return unread(err)
 }
 
 func (a *app) printJSON(v any) error {
 	enc := json.NewEncoder(a.stdout)
 	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	return unread(enc.Encode(v))
 }
 
 // printTable prints names and values, or an object with --json.
@@ -45,5 +61,5 @@ func (a *app) printTable(rows [][2]string) error {
 func (a *app) columns(print func(w io.Writer)) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	print(w)
-	return w.Flush()
+	return unread(w.Flush())
 }

@@ -4,10 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/ckarchive/ckarchive/archive/capture"
 )
 
 // recoverCmd puts right what a killed process left.
 type recoverCmd struct{}
+
+// recoverResult is one of the list that --json prints.
+type recoverResult struct {
+	capture.Recovery
+	Error string `json:"error,omitempty"` // why it could not be
+}
 
 // Run implements the command.
 func (c *recoverCmd) Run(ctx context.Context, a *app) error {
@@ -19,13 +27,17 @@ func (c *recoverCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	var failed error
+	results := []recoverResult{}
 	for _, r := range done {
+		res := recoverResult{Recovery: r}
 		if r.Err != nil {
-			failed = errors.Join(failed, fmt.Errorf("recover container %q: %w", r.Target.ID, r.Err))
+			failed = errors.Join(failed, &environmentError{fmt.Errorf("recover container %q: %w", r.Target.ID, r.Err)})
+			res.Error = r.Err.Error()
 		}
+		results = append(results, res)
 	}
 	if a.cli.JSON {
-		return errors.Join(failed, a.printJSON(done))
+		return errors.Join(failed, a.printJSON(results))
 	}
 	for _, r := range done {
 		if r.Err == nil {
@@ -40,8 +52,5 @@ func (c *recoverCmd) Run(ctx context.Context, a *app) error {
 	if len(done) == 0 && len(busy) == 0 {
 		a.say("nothing to recover")
 	}
-	if failed != nil {
-		return &environmentError{failed}
-	}
-	return nil
+	return failed
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/test/env"
 )
 
@@ -67,6 +69,17 @@ func TestDiff(t *testing.T) {
 	h.run("diff", "--exit-code", one, two).want(1)
 	if o := h.ok("diff", "--exit-code", one, "c:1"); o.stdout != "" {
 		t.Errorf("a file and its copy in the store differ: %s", o)
+	}
+	// Images of tasks that an earlier dump left behind, which name pages files of others: in Podman's archives.
+	left := h.path("left.tar.zst")
+	reforge(t, one, left, func(dir string, _ *archive.Metadata) {
+		of := readFile(t, filepath.Join(dir, archive.Image("pagemap-1.img")))
+		for pid := range 8 {
+			writeFile(t, filepath.Join(dir, archive.Image(fmt.Sprintf("pagemap-%d.img", 30000+pid))), of)
+		}
+	})
+	if got := decode[differed](h.ok("--json", "diff", one, left)).Memory; got.Changed != 0 || got.Same != files.Memory.Same+files.Memory.Changed || len(got.Mappings) != 0 {
+		t.Errorf("with page maps of tasks that are no more: %+v", got)
 	}
 	c.unharmed()
 }
