@@ -173,6 +173,7 @@ func statusByType(err error) (status int, hint string) {
 		refused     *policy.RefusedError
 		interrupted *interruptedError
 		registered  *registry.Error
+		answered    *registry.StatusError
 		container   containerStatus
 		ambiguous   *runtime.AmbiguousError
 		collected   *collectedError
@@ -207,6 +208,8 @@ func statusByType(err error) (status int, hint string) {
 		return exitRestore, hint
 	case errors.As(err, &environment):
 		return exitEnvironment, ""
+	case errors.As(err, &answered) && errors.Is(err, registry.ErrNotFound):
+		return exitNotFound, "the registry has no such repository, tag or digest"
 	case errors.Is(err, registry.ErrRegistry), errors.As(err, &registered) && !known(err):
 		return exitRegistry, registryHint(err)
 	}

@@ -84,6 +84,9 @@ func recognise(ctx context.Context, src location) (location, error) {
 // openStream reads standard input. A checkpoint of another engine is not in the archive's
 // order: it is unpacked to be read again.
 func (a *app) openStream(ctx context.Context, opts foreign.Options) (archive.Source, error) {
+	if isTerminal(a.stdin) {
+		return nil, &usageError{errors.New("no archive is read from a terminal"), "pipe it to standard input, or name a file"}
+	}
 	stream, err := archive.NewReader(a.stdin, archive.ReaderOptions{Decrypt: a.decrypt})
 	if err != nil {
 		return nil, err

@@ -44,6 +44,9 @@ func (a *app) createSink(ctx context.Context, dest location, opts sinkOptions) (
 	}
 	switch dest.kind {
 	case locationStream:
+		if isTerminal(a.stdout) {
+			return nil, &usageError{errors.New("an archive is not written to a terminal"), "name a file, or pipe standard output to what takes it"}
+		}
 		s, err := archive.NewStreamSink(a.stdout, archive.StreamOptions{Compression: opts.Compression, Encrypt: encrypter(opts.Encrypt)})
 		return &sink{Sink: s}, err
 	case locationFile:

@@ -104,14 +104,26 @@ func (a *app) openOnce(ctx context.Context, src location, opts sourceOptions) (a
 		}
 		return &ownedSource{Source: image, owner: from}, nil
 	case locationLayout:
-		store, err := registry.OpenStore(ctx, src.path, registry.StoreOptions{})
-		if err != nil {
-			return nil, err
-		}
-		return a.openHeld(ctx, store, src.tag, opts.open(store))
+		return a.openLayout(ctx, src, opts)
 	default:
 		return a.openNamed(ctx, src, opts)
 	}
+}
+
+// openLayout opens oci:DIR[:TAG].
+func (a *app) openLayout(ctx context.Context, src location, opts sourceOptions) (archive.Source, error) {
+	store, err := registry.OpenStore(ctx, src.path, registry.StoreOptions{})
+	if err != nil {
+		if errors.Is(err, registry.ErrNotFound) {
+			err = withHint(err, "oci:DIR is a directory with an OCI image layout; an archive file is named by its path alone")
+		}
+		return nil, err
+	}
+	in, err := a.openHeld(ctx, store, src.tag, opts.open(store))
+	if errors.Is(err, registry.ErrNotFound) {
+		err = withHint(err, fmt.Sprintf("ckarchive --root %s list shows what is there", src.path))
+	}
+	return in, err
 }
 
 // openNamed opens a name.

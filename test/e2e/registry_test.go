@@ -98,6 +98,7 @@ func TestLogin(t *testing.T) {
 	}
 	h.ok("push", "--plain-http", path, name)
 	h.ok("inspect", "--plain-http", "--pull", "always", name)
+	h.run("pull", "--plain-http", registry.Host+"/counter:v2").refused(4, "hint: the registry has no such")
 	h.ok("logout", registry.Host)
 	if strings.Contains(readFile(t, auth), registry.Host) {
 		t.Error("the credentials are still there after logout")
