@@ -47,22 +47,22 @@ func (c *checkCmd) Run(ctx context.Context, a *app) error {
 	all := []finding{a.checkUser()}
 	all = append(all, a.checkCRIU(ctx)...)
 	all = append(all, a.checkRuntimes(ctx), a.checkHost(), a.checkStore(), checkLandlock())
-	if missing := criu.Programs(); len(missing) > 0 {
-		all = append(all, finding{"programs", false, false, "CRIU cannot run " + strings.Join(missing, ", "), "install them: CRIU needs them for tmpfs and networks"})
+	if absent := criu.Programs(); len(absent) > 0 {
+		all = append(all, finding{"programs", false, false, "CRIU cannot run " + strings.Join(absent, ", "), "install them: CRIU needs them for tmpfs and networks"})
 	} else {
 		all = append(all, finding{"programs", true, false, "all that CRIU runs are installed", ""})
 	}
-	failed := 0
+	missing := []string{}
 	for _, f := range all {
 		if f.Needed && !f.OK {
-			failed++
+			missing = append(missing, f.Name)
 		}
 	}
 	if err := a.printFindings(all); err != nil {
 		return err
 	}
-	if failed > 0 {
-		return &environmentError{fmt.Errorf("this host cannot dump or restore: %d needed things are missing", failed)}
+	if len(missing) > 0 {
+		return &environmentError{fmt.Errorf("containers cannot be dumped or restored here like this: see %s", strings.Join(missing, ", "))}
 	}
 	return nil
 }

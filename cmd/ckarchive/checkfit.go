@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"strings"
 
@@ -97,4 +99,27 @@ func (s *sourceCheck) network(ctx context.Context, dir string) error {
 		s.add(reason{Code: "network", Verdict: verdictOK, Text: fmt.Sprintf("that of the host; %d ports that it listens on are free", len(listening))})
 	}
 	return nil
+}
+
+// checkFree tells whether a container may have the ID.
+func (r *restore) checkFree(ctx context.Context) (string, error) {
+	if r.id == "" || r.runtime.Name == "" {
+		return "", nil
+	}
+	free := fmt.Sprintf("%q is free", r.id)
+	if r.runtime.Name != runtime.Direct {
+		err := r.runtime.CheckFree(r.id)
+		if errors.Is(err, fs.ErrPermission) && !isRoot() {
+			return "", nil // check says by itself that only root restores
+		}
+		return free, err
+	}
+	_, err := r.runtime.Container(ctx, r.id)
+	switch {
+	case err == nil:
+		return "", fmt.Errorf("%w: %q was restored directly", runtime.ErrExists, r.id)
+	case !errors.Is(err, runtime.ErrNotFound):
+		return "", err
+	}
+	return free, nil
 }

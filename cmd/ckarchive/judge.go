@@ -216,24 +216,6 @@ func (r *restore) chooseRuntime(ctx context.Context) (string, error) {
 	return "", withHint(errs, "install runc, name another one with --runtime, or restore with --engine direct")
 }
 
-func (r *restore) checkFree(ctx context.Context) (string, error) {
-	if r.id == "" || r.runtime.Name == "" {
-		return "", nil
-	}
-	free := fmt.Sprintf("%q is free", r.id)
-	if r.runtime.Name != runtime.Direct {
-		return free, r.runtime.CheckFree(r.id)
-	}
-	_, err := r.runtime.Container(ctx, r.id)
-	switch {
-	case err == nil:
-		return "", fmt.Errorf("%w: %q was restored directly", runtime.ErrExists, r.id)
-	case !errors.Is(err, runtime.ErrNotFound):
-		return "", err
-	}
-	return free, nil
-}
-
 // checkMounts wants every host path of --map-mount.
 func (r *restore) checkMounts(context.Context) (string, error) {
 	for dest, source := range r.cmd.MapMount {

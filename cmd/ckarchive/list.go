@@ -11,6 +11,7 @@ import (
 	"github.com/ckarchive/ckarchive/oci/runtime"
 	"github.com/ckarchive/ckarchive/oci/signature"
 	"github.com/docker/go-units"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -137,7 +138,17 @@ func (c *listCmd) containers(ctx context.Context, a *app) error {
 	return a.columns(func(w io.Writer) {
 		fmt.Fprintln(w, "ID\tNAME\tENGINE\tRUNTIME\tSTATUS\tPID\tIMAGE")
 		for _, l := range list {
-			fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%s\t%d\t%s\n", oneLine(l.ID), oneLine(l.Name), l.Engine, l.Runtime, l.Status, l.PID, oneLine(l.Image))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", oneLine(shortID(l.ID)), oneLine(l.Name), l.Engine, l.Runtime, l.Status, l.PID, oneLine(l.Image))
 		}
 	})
+}
+
+// shortID is what engines show of the IDs that they make, which are digests in form. An ID that somebody chose is
+// shown whole.
+func shortID(id string) string {
+	const shown = 12
+	if digest.SHA256.Validate(id) == nil {
+		return id[:shown]
+	}
+	return id
 }

@@ -27,6 +27,9 @@ func (c *loginCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if c.Username == "" || password == "" {
+		return usagef("user name and password must not be empty")
+	}
 	path, err := a.client(c.remoteFlags).Login(ctx, c.Registry, c.Username, password)
 	if err != nil {
 		return cause(ctx, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 )
 
 // List gives the containers of the runtime. One that cannot be read is left out and
@@ -37,6 +38,9 @@ func All(ctx context.Context, opts FindOptions) ([]*Container, error) {
 			errs = errors.Join(errs, err)
 			sighted = append(sighted, list...)
 		}
+	}
+	if len(s.unread) > 0 {
+		errs = errors.Join(errs, fmt.Errorf("look for containers in %s: %w", strings.Join(s.unread, ", "), fs.ErrPermission))
 	}
 	all, err := s.askAll(ctx, sighted)
 	return all, errors.Join(errs, err)

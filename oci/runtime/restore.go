@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -175,10 +176,14 @@ func (r Runtime) restored(ctx context.Context, cmd *exec.Cmd, id, log, pidFile s
 	return pid, nil
 }
 
-// CheckFree tells whether a container could be made under the ID: an [ErrExists] if not.
+// CheckFree tells whether a container could be made under the ID: an [ErrExists] if not, an [fs.ErrPermission] where
+// the caller may not see it.
 func (r Runtime) CheckFree(id string) error {
 	if err := CheckID(id); err != nil {
 		return err
+	}
+	if _, err := os.Lstat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("look for a container %q of %s: %w", id, r.Name, err)
 	}
 	if r.knows(id) {
 		return fmt.Errorf("%w: %s has a container %q in %s", ErrExists, r.Name, id, r.Root)

@@ -54,6 +54,9 @@ func TestUnprivileged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Mkdir(filepath.Join(dir, "hidden"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	name := registry.Host + "/nobody:1"
 	lines := []string{
 		`import ./c.tar.zst x:1`, `tag x:1 y:1`, `list`, `push y:1 oci:layout:1`, `push y:1 oci-archive:layout.tar:1`, `push y:1 ` + name,
@@ -72,6 +75,13 @@ func TestUnprivileged(t *testing.T) {
 	for _, line := range lines {
 		if said, err := shell(t, dir, `export CKARCHIVE_PLAIN_HTTP=true; "$CKARCHIVE" `+line, true); err != nil {
 			t.Errorf("%s: %v: %s", line, err, said)
+		}
+	}
+	// What is hidden is told of, and not taken for something else.
+	for _, line := range []string{`list --containers`, `check ./real.tar.zst`} {
+		said, _ := shell(t, dir, `"$CKARCHIVE" `+line+` --runtime-root "$PWD/hidden"`, true)
+		if strings.Contains(said, "container exists") || strings.HasPrefix(line, "list") && !strings.Contains(said, "hidden: permission denied") {
+			t.Errorf("%s: %s", line, said)
 		}
 	}
 	for _, line := range []string{`export c ./x.tar`, `restore ./c.tar.zst`, `recover`} {
