@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Disk is a file system on a disk that can go bad.
@@ -60,14 +62,13 @@ func (d *Disk) run(argv ...string) string {
 // written from now on.
 func (d *Disk) Break(name string) {
 	d.tb.Helper()
-	d.run("umount", d.Dir) // nothing is read from memory afterwards
+	d.forget(name)
 	listed := d.run("sh", "-c", "debugfs -R 'blocks /"+name+"' "+d.device+" 2>/dev/null")
 	first, _, _ := strings.Cut(strings.TrimSpace(listed), " ")
 	block, err := strconv.ParseInt(first, 10, 64)
 	if err != nil {
 		d.tb.Fatalf("find the blocks of %s: %v: %s", name, err, listed)
 	}
-	d.run("mount", "-t", "ext4", "-o", "errors=continue", d.device, d.Dir)
 	// What is not beyond the end but only across it would be read as zeros.
 	if err := os.Truncate(d.image, block*diskBlock); err != nil {
 		d.tb.Fatal(err)
@@ -75,5 +76,22 @@ func (d *Disk) Break(name string) {
 	d.run("losetup", "--set-capacity", d.device)
 	if _, err := os.ReadFile(filepath.Join(d.Dir, name)); err == nil {
 		d.tb.Fatalf("block %d of %s is read as before", block, name)
+	}
+}
+
+// forget writes the disk and has the kernel read the file from it again. To unmount it would not do: whoever made
+// a mount namespace meanwhile keeps the file system mounted, and all that is cached of it.
+func (d *Disk) forget(name string) {
+	d.tb.Helper()
+	f, err := os.Open(filepath.Join(d.Dir, name))
+	if err != nil {
+		d.tb.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		d.tb.Fatalf("write the disk: %v", err)
+	}
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		d.tb.Fatalf("forget %s: %v", name, err)
 	}
 }
