@@ -43,6 +43,9 @@ type ClientOptions struct {
 	UserAgent string
 	// MaxRetryWait bounds one wait that a registry asks for; 0 means 120 s.
 	MaxRetryWait time.Duration
+	// LimitRate is how many bytes a second all transfers together may send, and as many again may they
+	// receive; 0 is no limit. Headers of requests and answers are not counted.
+	LimitRate int64
 	// OnRetry hears of every try that is going to be repeated. It may be called concurrently.
 	OnRetry func(Retry)
 	// OnWarning hears of what is not as it should be, but works.
@@ -54,6 +57,7 @@ type Client struct {
 	opts     ClientOptions
 	patience patience
 	limits   timeouts
+	rates    *rates
 	mu       sync.Mutex
 	hosts    map[string]*host
 	answers  map[helperCall]helperAnswer
@@ -74,6 +78,7 @@ func NewClient(opts ClientOptions) *Client {
 		opts:     opts,
 		patience: patience{maxWait: opts.MaxRetryWait, onRetry: opts.OnRetry, sleep: wait},
 		limits:   defaultTimeouts(),
+		rates:    newRates(opts.LimitRate),
 		hosts:    map[string]*host{},
 		answers:  map[helperCall]helperAnswer{},
 	}
@@ -92,7 +97,7 @@ func (c *Client) host(endpoint string) (*host, error) {
 	if h, ok := c.hosts[endpoint]; ok {
 		return h, nil
 	}
-	h, err := newHost(endpoint, c.opts, c.patience, c.limits)
+	h, err := c.newHost(endpoint)
 	if err != nil {
 		return nil, err
 	}

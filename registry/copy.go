@@ -43,6 +43,7 @@ type Copied struct {
 	Bytes      int64 // of these
 	Skipped    int   // blobs that were there already
 	Mounted    int   // blobs that the registry took from another of its repositories
+	Resent     int   // blobs that the registry had and lost before the manifest came
 }
 
 // blobWriter is a target that can begin a blob again when a transfer breaks.
@@ -103,15 +104,39 @@ func Copy(ctx context.Context, dst oras.Target, dstName string, src oras.ReadOnl
 		return c.copied, opError("read", srcName, err)
 	}
 	c.progress.Total = all.size()
+	if err := c.learn(ctx, root.Digest, all.blobs); err != nil {
+		return c.copied, err
+	}
 	if err := c.blobs(ctx, all.blobs); err != nil {
 		return c.copied, err
 	}
 	for _, m := range all.manifests {
-		if err := c.manifest(ctx, m); err != nil {
+		if err := c.manifest(ctx, m, all.blobs); err != nil {
 			return c.copied, err
 		}
 	}
-	return c.copied, c.name(ctx, all.manifests[len(all.manifests)-1], dstName)
+	if err := c.name(ctx, all.manifests[len(all.manifests)-1], dstName); err != nil {
+		return c.copied, err
+	}
+	c.noteSeen(ctx)
+	return c.copied, nil
+}
+
+// noteSeen lets the store remember that the registry has what was copied. It is there all the same if the store
+// cannot be written.
+func (c *copier) noteSeen(ctx context.Context) {
+	store, r := (*Store)(nil), (*Repository)(nil)
+	switch dst := c.dst.(type) {
+	case *Repository:
+		r = dst
+		store, _ = c.src.(*Store)
+	case *Store:
+		store = dst
+		r, _ = c.src.(*Repository)
+	}
+	if store != nil && r != nil {
+		_ = store.noteSeen(ctx, seen{r.ref.Name(), c.copied.Descriptor.Digest})
+	}
 }
 
 // copier is one copy.
@@ -119,6 +144,8 @@ type copier struct {
 	dst  oras.Target
 	src  oras.ReadOnlyTarget
 	opts CopyOptions
+	// known is of the destination; it changes only while no blob is copied.
+	known known
 
 	mu       sync.Mutex
 	progress Progress
@@ -159,10 +186,11 @@ func (c *copier) skip(n int64, note func(*Copied)) {
 	})
 }
 
-// blobs copies what is not there, largest first so that the end is not one long wait.
+// blobs copies what is not there. The first blob goes first: where it is missing, nothing of the copy was sent
+// before. Then the largest come first, so that the end is not one long wait.
 func (c *copier) blobs(ctx context.Context, blobs []ocispec.Descriptor) error {
 	blobs = slices.Clone(blobs)
-	slices.SortStableFunc(blobs, func(a, b ocispec.Descriptor) int {
+	slices.SortStableFunc(blobs[min(1, len(blobs)):], func(a, b ocispec.Descriptor) int {
 		switch {
 		case a.Size > b.Size:
 			return -1
@@ -189,94 +217,16 @@ func (c *copier) blobs(ctx context.Context, blobs []ocispec.Descriptor) error {
 	return context.Cause(ctx)
 }
 
-func (c *copier) blob(ctx context.Context, desc ocispec.Descriptor) error {
-	there, err := c.dst.Exists(ctx, desc)
-	if err != nil {
-		return err
-	}
-	if there {
-		c.skip(desc.Size, func(copied *Copied) { copied.Skipped++ })
-		return nil
-	}
-	dst, toRegistry := c.dst.(*Repository)
-	src, fromRegistry := c.src.(*Repository)
-	if toRegistry && fromRegistry && dst.host.endpoint == src.host.endpoint {
-		// A registry that does not mount says so in one way or another; then it gets the content.
-		if mounted, err := dst.mount(ctx, desc, src); err == nil && mounted {
-			c.skip(desc.Size, func(copied *Copied) { copied.Mounted++ })
-			return nil
-		}
-	}
-	if err := c.transfer(ctx, desc); err != nil {
-		return err
-	}
-	if toRegistry {
-		// Believing "201 Created" has cost people their images.
-		if there, err := c.dst.Exists(ctx, desc); err != nil || !there {
-			if err == nil {
-				err = fmt.Errorf("%w: it took the blob and does not have it", ErrRegistry)
-			}
-			return opError("check blob "+desc.Digest.String(), dst.ref.Name(), err)
-		}
-	}
-	c.note(0, func(copied *Copied) {
-		copied.Blobs++
-		copied.Bytes += desc.Size
-	})
-	return nil
-}
-
-func (c *copier) transfer(ctx context.Context, desc ocispec.Descriptor) error {
-	from := c.opener(desc)
-	if w, ok := c.dst.(blobWriter); ok {
-		return w.writeBlob(ctx, desc, from, c.report)
-	}
-	rc, err := from(ctx, 0)
-	if err != nil {
-		return err
-	}
-	defer rc.Close() //nolint:errcheck // read side
-	if err := c.dst.Push(ctx, desc, newVerifiedReader(rc, desc)); err != nil && !errors.Is(err, ErrExists) {
-		return err
-	}
-	c.report(desc.Size)
-	return nil
-}
-
-// opener opens a blob of the source anywhere. A registry's blob continues by
-// itself where a transfer breaks.
-func (c *copier) opener(desc ocispec.Descriptor) openFunc {
-	return func(ctx context.Context, off int64) (io.ReadCloser, error) {
-		if r, ok := c.src.(*Repository); ok {
-			rc := r.resuming(ctx, desc)
-			rc.off = off
-			return rc, rc.open()
-		}
-		if f, ok := c.src.(rangeFetcher); ok {
-			return f.FetchFrom(ctx, desc, off)
-		}
-		rc, err := c.src.Fetch(ctx, desc)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := io.CopyN(io.Discard, rc, off); err != nil {
-			_ = rc.Close()
-			return nil, err
-		}
-		return rc, nil
-	}
-}
-
-// manifest writes a manifest under its digest and, in a registry, reads it back.
-func (c *copier) manifest(ctx context.Context, m manifestNode) error {
+// manifest writes a manifest under its digest and, in a registry, reads it back. blobs are those of all manifests.
+func (c *copier) manifest(ctx context.Context, m manifestNode, blobs []ocispec.Descriptor) error {
 	there, err := c.dst.Exists(ctx, m.desc)
 	if err != nil {
 		return err
 	}
 	if r, ok := c.dst.(*Repository); ok {
 		if !there {
-			if err := r.pushManifest(ctx, m.desc, m.raw, m.desc.Digest.String()); err != nil {
-				return fmt.Errorf("%w (the blobs are in the registry; doing it again sends only the manifest)", err)
+			if err := c.putManifest(ctx, r, m, blobs); err != nil {
+				return err
 			}
 		}
 		if _, _, err := fetchManifest(ctx, r, m.desc); err != nil {
@@ -289,6 +239,30 @@ func (c *copier) manifest(ctx context.Context, m manifestNode) error {
 	}
 	c.report(m.desc.Size)
 	return nil
+}
+
+// putManifest writes a manifest into a registry. Until then nothing there needs the blobs: a registry that
+// collects its garbage meanwhile may have removed some of them, and gets those again.
+func (c *copier) putManifest(ctx context.Context, r *Repository, m manifestNode, blobs []ocispec.Descriptor) error {
+	for attempt := 1; ; attempt++ {
+		err := r.pushManifest(ctx, m.desc, m.raw, m.desc.Digest.String())
+		var status *StatusError
+		lost := errors.As(err, &status) && status.blobUnknown()
+		switch {
+		case err == nil:
+			return nil
+		case !lost:
+			return fmt.Errorf("%w (the blobs are in the registry; doing it again sends only the manifest)", err)
+		case attempt == tries:
+			return err
+		}
+		if err := r.client.patience.again(ctx, "push manifest "+m.desc.Digest.String(), attempt, backoff(attempt), err); err != nil {
+			return err
+		}
+		if err := c.resend(ctx, blobs); err != nil {
+			return err
+		}
+	}
 }
 
 // name makes the name lead to the root.
@@ -309,40 +283,4 @@ func (c *copier) name(ctx context.Context, root manifestNode, name string) error
 		return s.TagNew(ctx, c.copied.Descriptor, name)
 	}
 	return c.dst.Tag(ctx, c.copied.Descriptor, name)
-}
-
-// writeBlob reads a blob into the store. Nothing of it is seen unless all of it matches its digest.
-func (s *Store) writeBlob(ctx context.Context, desc ocispec.Descriptor, from openFunc, report func(int64)) error {
-	in, err := s.newIngest(ctx, desc.Digest.Algorithm())
-	if err != nil {
-		return err
-	}
-	defer in.Close() //nolint:errcheck // after Commit there is nothing left to discard
-	rc, err := from(ctx, 0)
-	if errors.Is(err, ErrNotFound) {
-		err = missing(desc, err)
-	}
-	if err != nil {
-		return err
-	}
-	defer rc.Close() //nolint:errcheck // read side
-	counted := &countingWriter{w: in, report: report}
-	if _, err := io.Copy(counted, newVerifiedReader(io.NopCloser(contextReader{ctx, rc}), desc)); err != nil {
-		return opError("fetch blob "+desc.Digest.String(), s.dir, err)
-	}
-	_, err = in.Commit(ctx, desc.MediaType)
-	return err
-}
-
-// countingWriter reports what it writes.
-type countingWriter struct {
-	w      io.Writer
-	report func(int64)
-}
-
-// Write writes and reports.
-func (c *countingWriter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.report(int64(n))
-	return n, err
 }

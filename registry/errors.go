@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -114,6 +115,11 @@ func (e *StatusError) Unwrap() error {
 // retryable tells whether the same request may well succeed later.
 func (e *StatusError) retryable() bool {
 	return e.Status == 408 || e.Status == 429 || e.Status >= 500 && e.Status != 501 && e.Status != 505
+}
+
+// blobUnknown tells whether a manifest was refused because the registry lacks a part of it.
+func (e *StatusError) blobUnknown() bool {
+	return slices.Contains(e.Codes, "MANIFEST_BLOB_UNKNOWN") || slices.Contains(e.Codes, "BLOB_UNKNOWN")
 }
 
 // classified is an error with a class and a text that is fit to be shown.

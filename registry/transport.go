@@ -29,8 +29,8 @@ type host struct {
 }
 
 // newHost makes the connection pool for one registry. It reads certificates and opens no connection.
-func newHost(endpoint string, opts ClientOptions, p patience, limits timeouts) (*host, error) {
-	tlsConfig, err := tlsFor(endpoint, opts)
+func (c *Client) newHost(endpoint string) (*host, error) {
+	tlsConfig, err := tlsFor(endpoint, c.opts)
 	if err != nil {
 		return nil, fmt.Errorf("certificates for %s: %w", endpoint, err)
 	}
@@ -47,11 +47,11 @@ func newHost(endpoint string, opts ClientOptions, p patience, limits timeouts) (
 		DisableCompression: true,
 	}
 	h := &host{endpoint: endpoint, client: &http.Client{
-		Transport:     &retryTransport{next: &stallTransport{next: base, limits: limits}, patience: p},
+		Transport:     &retryTransport{next: c.rates.over(&stallTransport{next: base, limits: c.limits}), patience: c.patience},
 		CheckRedirect: checkRedirect,
 	}}
 	switch {
-	case opts.PlainHTTP:
+	case c.opts.PlainHTTP:
 		h.scheme = "http"
 	case !isLoopback(endpoint):
 		h.scheme = "https"

@@ -16,30 +16,36 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
-// writeBlob uploads a blob that from opens. Registries give up the whole
-// session when a connection breaks, so each try begins a new one, after a look
-// whether the last one did not succeed after all. report hears of every number
-// of bytes sent, negative for those that have to be sent again.
+// writeBlob uploads a blob that from opens. report hears of every number of bytes sent, negative for those that
+// have to be sent again.
 func (r *Repository) writeBlob(ctx context.Context, desc ocispec.Descriptor, from openFunc, report func(int64)) error {
+	_, err := r.mountOrWrite(ctx, desc, nil, from, report)
+	return err
+}
+
+// mountOrWrite is writeBlob for a blob that the registry may take from source instead, unless that is nil: then
+// mounted is true. Registries give up the whole session when a connection breaks, so each try begins a new one,
+// after a look whether the last one did not succeed after all.
+func (r *Repository) mountOrWrite(ctx context.Context, desc ocispec.Descriptor, source *mountSource, from openFunc, report func(int64)) (mounted bool, err error) {
 	progress := &rewindable{report: report}
 	for attempt := 1; ; attempt++ {
-		err := r.upload(ctx, desc, from, progress)
+		mounted, err := r.upload(ctx, desc, source, from, progress)
 		if err == nil {
-			return nil
+			return mounted, nil
 		}
 		progress.rewind()
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		if ctx.Err() != nil || attempt == tries || !uploadRetryable(err) {
-			return opError("push blob "+desc.Digest.String(), r.ref.Name(), err)
+			return false, opError("push blob "+desc.Digest.String(), r.ref.Name(), err)
 		}
 		if err := r.client.patience.again(ctx, "push blob "+desc.Digest.String(), attempt, backoff(attempt), err); err != nil {
-			return opError("push blob "+desc.Digest.String(), r.ref.Name(), err)
+			return false, opError("push blob "+desc.Digest.String(), r.ref.Name(), err)
 		}
 		if there, err := r.Exists(ctx, desc); err == nil && there {
 			progress.add(progress.next(), desc.Size)
-			return nil
+			return false, nil
 		}
 	}
 }
@@ -66,23 +72,40 @@ func isNameUnknown(e *StatusError) bool {
 }
 
 // upload tries once.
-func (r *Repository) upload(ctx context.Context, desc ocispec.Descriptor, from openFunc, progress *rewindable) error {
-	location, err := r.beginUpload(ctx, nil)
-	if err != nil {
-		return err
+func (r *Repository) upload(ctx context.Context, desc ocispec.Descriptor, source *mountSource, from openFunc, progress *rewindable) (mounted bool, err error) {
+	location, err := r.beginMount(ctx, desc, source)
+	if err != nil || location == nil {
+		return err == nil, err
 	}
-	return r.putBlob(ctx, location, desc, from, progress)
+	return false, r.putBlob(ctx, location, desc, from, progress)
 }
 
-// beginUpload opens an upload session and tells where its content goes.
+// beginMount asks the registry to take a blob from source. It gives nil if that is done, else where the content
+// goes: a registry that does not have the blob there, or cannot mount, opens an upload at once.
+func (r *Repository) beginMount(ctx context.Context, desc ocispec.Descriptor, source *mountSource) (*url.URL, error) {
+	if source == nil || source.refused.Load() {
+		return r.beginUpload(ctx, nil)
+	}
+	mayRead := auth.AppendScopesForHost(ctx, r.host.endpoint, auth.ScopeRepository(source.repository, auth.ActionPull))
+	location, err := r.beginUpload(mayRead, url.Values{"mount": {desc.Digest.String()}, "from": {source.repository}})
+	var status *StatusError
+	if errors.Is(err, ErrDenied) || errors.As(err, &status) && !status.retryable() {
+		// Who may not read there may still write here.
+		source.refused.Store(true)
+		return r.beginUpload(ctx, nil)
+	}
+	return location, err
+}
+
+// beginUpload opens an upload session and tells where its content goes; nil if query asked for a mount and that is done.
 func (r *Repository) beginUpload(ctx context.Context, query url.Values) (*url.URL, error) {
 	resp, err := r.send(ctx, http.MethodPost, "/blobs/uploads/", query, exchange{}, auth.ActionPull, auth.ActionPush)
 	if err != nil {
 		return nil, err
 	}
 	defer drain(resp)
-	if resp.StatusCode == http.StatusCreated {
-		return nil, nil // mounted
+	if resp.StatusCode == http.StatusCreated && query.Has("mount") {
+		return nil, nil
 	}
 	location, err := resp.Location()
 	if err != nil {
@@ -111,17 +134,6 @@ func (r *Repository) putBlob(ctx context.Context, location *url.URL, desc ocispe
 	}
 	drain(resp)
 	return checkPushed(resp, desc)
-}
-
-// mount takes over a blob that another repository of the registry has. false
-// means that it has to be sent.
-func (r *Repository) mount(ctx context.Context, desc ocispec.Descriptor, from *Repository) (bool, error) {
-	ctx = auth.AppendScopesForHost(ctx, r.host.endpoint, auth.ScopeRepository(from.ref.Repository, auth.ActionPull))
-	location, err := r.beginUpload(ctx, url.Values{"mount": {desc.Digest.String()}, "from": {from.ref.Repository}})
-	if err != nil {
-		return false, err
-	}
-	return location == nil, nil
 }
 
 // rewindable counts bytes that may have to be sent again. Only the newest

@@ -18,7 +18,7 @@ type loginCmd struct {
 	Registry      string `arg:"" help:"HOST or HOST/NAMESPACE."`
 	Username      string `short:"u" help:"User name; asked for on a terminal." env:"CKARCHIVE_USERNAME"`
 	PasswordStdin bool   `help:"Read the password from standard input."`
-	remoteFlags
+	connectFlags
 }
 
 // Run implements the command.
@@ -30,7 +30,7 @@ func (c *loginCmd) Run(ctx context.Context, a *app) error {
 	if c.Username == "" || password == "" {
 		return usagef("user name and password must not be empty")
 	}
-	path, err := a.client(c.remoteFlags).Login(ctx, c.Registry, c.Username, password)
+	path, err := a.client(remoteFlags{connectFlags: c.connectFlags}).Login(ctx, c.Registry, c.Username, password)
 	if err != nil {
 		return cause(ctx, err)
 	}
@@ -73,12 +73,12 @@ const maxPasswordBytes = 64 << 10
 // logoutCmd forgets credentials.
 type logoutCmd struct {
 	Registry string `arg:"" help:"HOST or HOST/NAMESPACE."`
-	remoteFlags
+	connectFlags
 }
 
 // Run implements the command.
 func (c *logoutCmd) Run(ctx context.Context, a *app) error {
-	if err := a.client(c.remoteFlags).Logout(ctx, c.Registry); err != nil {
+	if err := a.client(remoteFlags{connectFlags: c.connectFlags}).Logout(ctx, c.Registry); err != nil {
 		return err
 	}
 	a.say("credentials for %s are removed", c.Registry)

@@ -64,7 +64,7 @@ func (c *rmCmd) reach() *reach { return &reach{store: true} }
 
 // A signature is written beside what is signed.
 func (c *signCmd) reach() *reach {
-	return &reach{sources: []string{c.Source}, dests: []string{c.Source}, files: []string{c.Key}, remote: c.remoteFlags}
+	return &reach{sources: []string{c.Source}, dests: []string{c.Source}, files: []string{c.Key}, remote: remoteFlags{connectFlags: c.connectFlags}}
 }
 
 func (c *tagCmd) reach() *reach { return &reach{store: true} }

@@ -18,7 +18,7 @@ type signCmd struct {
 	Key    string `required:"" help:"Private key: ECDSA P-256 in PEM, as cosign generate-key-pair and openssl make it." type:"path" placeholder:"FILE"`
 	Local  bool   `help:"Sign what the local store has, and leave it to ckarchive push to send the signature."`
 	Force  bool   `short:"f" help:"Replace the signature of a file."`
-	remoteFlags
+	connectFlags
 }
 
 // Help is the long help text.
@@ -97,7 +97,7 @@ func (c *signCmd) signName(ctx context.Context, a *app, src location, key *signa
 		}
 		return c.sign(ctx, a, store, signatureName(src.ref, desc), src.ref.Name(), desc, key)
 	}
-	repo, err := a.client(c.remoteFlags).Repository(src.ref.String())
+	repo, err := a.client(remoteFlags{connectFlags: c.connectFlags}).Repository(src.ref.String())
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 
+	"github.com/docker/go-units"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 
@@ -17,13 +20,37 @@ import (
 	"github.com/ckarchive/ckarchive/registry"
 )
 
-// remoteFlags say how a registry is talked to.
+// remoteFlags say how something comes from a registry or goes there.
 type remoteFlags struct {
+	connectFlags
+	LimitRate byteRate `help:"Most bytes a second to a registry, and as many from it, over all connections: 10M is 10 MiB a second, as curl counts; 0 is no limit." env:"CKARCHIVE_LIMIT_RATE" default:"0" placeholder:"RATE"`
+}
+
+// connectFlags say how a registry is talked to.
+type connectFlags struct {
 	PlainHTTP bool   `name:"plain-http" help:"Talk to the registry without TLS." env:"CKARCHIVE_PLAIN_HTTP"`
 	AuthFile  string `name:"authfile" help:"File with credentials of registries, instead of Podman's and Docker's." type:"path" placeholder:"FILE"`
 	CAFile    string `name:"ca-file" help:"File with further certificates to trust." type:"path" placeholder:"FILE" env:"CKARCHIVE_CA_FILE"`
 	CertDir   string `name:"cert-dir" help:"Directory with certificates, as in /etc/containers/certs.d/HOST." type:"path" placeholder:"DIR"`
 }
+
+// byteRate is a number of bytes a second.
+type byteRate int64
+
+var (
+	_ encoding.TextUnmarshaler = (*byteRate)(nil)
+	_ encoding.TextMarshaler   = byteRate(0)
+)
+
+// UnmarshalText reads a size in bytes, in which K, M and G are powers of 1024.
+func (r *byteRate) UnmarshalText(text []byte) error {
+	n, err := units.RAMInBytes(string(text))
+	*r = byteRate(n)
+	return err
+}
+
+// MarshalText writes what UnmarshalText reads.
+func (r byteRate) MarshalText() ([]byte, error) { return strconv.AppendInt(nil, int64(r), 10), nil }
 
 // client is the client of registries; there is one for as long as the command runs.
 func (a *app) client(f remoteFlags) *registry.Client {
@@ -31,7 +58,7 @@ func (a *app) client(f remoteFlags) *registry.Client {
 		return c
 	}
 	c := registry.NewClient(registry.ClientOptions{
-		PlainHTTP: f.PlainHTTP, AuthFile: f.AuthFile, CAFile: f.CAFile, CertDir: f.CertDir,
+		PlainHTTP: f.PlainHTTP, AuthFile: f.AuthFile, CAFile: f.CAFile, CertDir: f.CertDir, LimitRate: int64(f.LimitRate),
 		Env: a.getenv, HomeDir: a.getenv("HOME"), UID: os.Getuid(), UserAgent: "ckarchive/" + versionString(),
 		OnRetry:   func(r registry.Retry) { a.say("%v", r) },
 		OnWarning: func(text string) { a.warn("%s", text) },

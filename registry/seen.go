@@ -1,0 +1,84 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// seenFile lists, in a store, which manifests were seen in which repositories. It saves requests and uploads and
+// is nothing to rely on: a registry is asked before anything follows from it.
+const seenFile = "ckarchive.seen.json"
+
+// maxSeen is how many manifests are listed: those that were seen last.
+const maxSeen = 1000
+
+// seen is a manifest that a repository had, with all that it leads to.
+type seen struct {
+	Repository string        `json:"repository"` // with its host
+	Manifest   digest.Digest `json:"manifest"`
+}
+
+// seenAll gives what was seen, the last first. A list that cannot be read is an empty one.
+func (s *Store) seenAll() []seen {
+	raw, err := readSmall(filepath.Join(s.dir, seenFile), MaxIndexBytes)
+	if err != nil {
+		return nil
+	}
+	var list []seen
+	if json.Unmarshal(raw, &list) != nil {
+		return nil
+	}
+	list = slices.DeleteFunc(list, func(one seen) bool {
+		ref, err := ParseReference(one.Repository)
+		return err != nil || ref.Name() != one.Repository || checkDigest(one.Manifest) != nil
+	})
+	slices.Reverse(list)
+	return list
+}
+
+// noteSeen adds to the list.
+func (s *Store) noteSeen(ctx context.Context, one seen) (err error) {
+	hold, err := s.Hold(ctx) // for the temporary file
+	if err != nil {
+		return err
+	}
+	defer hold.Close() //nolint:errcheck // closing a lock file loses nothing
+	lock, err := lockExclusive(ctx, filepath.Join(s.dir, indexLockFile))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	list := s.seenAll()
+	if len(list) > 0 && list[0] == one {
+		return nil
+	}
+	list = slices.DeleteFunc(list, func(old seen) bool { return old == one })
+	list = list[:min(len(list), maxSeen-1)]
+	slices.Reverse(list)
+	raw, err := json.Marshal(append(list, one))
+	if err != nil {
+		return err
+	}
+	return s.writeFile(seenFile, raw)
+}
+
+// held tells what is below a manifest of the store. One that is there no more has nothing.
+func (s *Store) held(ctx context.Context, d digest.Digest) (*nodes, error) {
+	desc, err := s.resolveDigest(ctx, d)
+	if err == nil {
+		var all *nodes
+		if all, err = graph(ctx, s, desc); err == nil {
+			return all, nil
+		}
+	}
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrContent) || errors.Is(err, ErrRegistry) || errors.Is(err, fs.ErrNotExist) {
+		return &nodes{}, nil
+	}
+	return nil, err
+}
