@@ -145,7 +145,7 @@ func (a *app) demandEncryption(dest location) error {
 }
 
 // checkPushed refuses to send a checkpoint in plain form, or warns.
-func (a *app) checkPushed(ctx context.Context, from content, name string, dest location) error {
+func (a *app) checkPushed(ctx context.Context, from oras.ReadOnlyTarget, name string, dest location) error {
 	encrypted, err := storedEncrypted(ctx, from, name)
 	if err != nil || encrypted {
 		return err

@@ -129,7 +129,7 @@ func (c *pullCmd) copyImage(ctx context.Context, a *app, from oras.ReadOnlyTarge
 		return usagef("%s keeps the checkpoint as it is: leave out --encrypt, or pull to a file", c.Dest)
 	}
 	if dest.kind != locationName {
-		if err := a.checkPushed(ctx, content{ReadOnlyTarget: from}, name, dest); err != nil {
+		if err := a.checkPushed(ctx, from, name, dest); err != nil {
 			return err
 		}
 	}

@@ -58,10 +58,11 @@ func (c *pushCmd) Run(ctx context.Context, a *app) error {
 	return a.printResult(digest, transferResult{Digest: digest, Reference: c.Remote, Timings: c.timings(a)})
 }
 
-// content is a place to copy descriptors from.
+// content is a place to copy descriptors from. It is no target itself: package registry asks one for more than
+// its interface tells, as to be kept from being cleaned up.
 type content struct {
-	oras.ReadOnlyTarget
-	close func()
+	target oras.ReadOnlyTarget
+	close  func()
 }
 
 // open gives the layout that holds SRC in the wanted form and its name there. What is not in that
@@ -78,7 +79,7 @@ func (c *pushCmd) open(ctx context.Context, a *app, src location) (content, stri
 	if err != nil || c.To == "" && c.Parent == "" && to == nil {
 		return from, name, err
 	}
-	form, err := storedForm(ctx, from, name)
+	form, err := storedForm(ctx, from.target, name)
 	if err == nil && form == c.To && to == nil {
 		return from, name, nil
 	}
@@ -121,17 +122,17 @@ func (c *pushCmd) openStored(ctx context.Context, a *app, src location) (content
 
 // send copies the image to dest and gives its digest.
 func (c *pushCmd) send(ctx context.Context, a *app, from content, name string, dest location) (string, error) {
-	if err := a.checkPushed(ctx, from, name, dest); err != nil {
+	if err := a.checkPushed(ctx, from.target, name, dest); err != nil {
 		return "", err
 	}
 	if dest.kind == locationArchive {
-		return writeStoreArchive(ctx, from, name, dest, c.Force)
+		return writeStoreArchive(ctx, from.target, name, dest, c.Force)
 	}
 	to, tag, err := a.pushTarget(ctx, dest, c.remoteFlags)
 	if err != nil {
 		return "", err
 	}
-	copied, err := a.copyImage(ctx, "push", to, tag, from, name, registry.CopyOptions{IfAbsent: c.IfAbsent})
+	copied, err := a.copyImage(ctx, "push", to, tag, from.target, name, registry.CopyOptions{IfAbsent: c.IfAbsent})
 	if err == nil {
 		err = c.sendSignatures(ctx, from, to, copied.Descriptor)
 	}
@@ -152,5 +153,5 @@ func (c *pushCmd) sendSignatures(ctx context.Context, from content, to oras.Targ
 	default:
 		return nil // it was made just now
 	}
-	return copySignatures(ctx, to, signature.Tag(desc.Digest), from, name)
+	return copySignatures(ctx, to, signature.Tag(desc.Digest), from.target, name)
 }

@@ -8,9 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/checkpoint-restore/go-criu/v8/crit/images/pagemap"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/archivetest"
@@ -18,36 +16,6 @@ import (
 	"github.com/ckarchive/ckarchive/registry"
 	"github.com/ckarchive/ckarchive/test/env"
 )
-
-// withMemory gives a checkpoint whose task has this memory at one address.
-func withMemory(t *testing.T, memory []byte) []archivetest.File {
-	t.Helper()
-	id, addr, n := uint32(1), uint64(0x10000), uint64(len(memory)/4096)
-	img := binary.LittleEndian.AppendUint32(nil, 0x54564319)
-	img = binary.LittleEndian.AppendUint32(img, 0x56084025)
-	for _, m := range []proto.Message{
-		&pagemap.PagemapHead{PagesId: &id},
-		&pagemap.PagemapEntry{Vaddr: &addr, CompatNrPages: proto.Uint32(uint32(n)), NrPages: &n, Flags: proto.Uint32(4)},
-	} {
-		b, err := proto.Marshal(m)
-		must(t, err)
-		img = append(binary.LittleEndian.AppendUint32(img, uint32(len(b))), b...)
-	}
-	var files []archivetest.File
-	for _, f := range archivetest.Checkpoint() {
-		if f.Name == archive.Image("pages-1.img") {
-			files = append(files, archivetest.File{Name: archive.Image("pagemap-1.img"), Content: img})
-			f.Content = bytes.Clone(memory)
-		}
-		files = append(files, f)
-	}
-	for i, f := range files {
-		if f.Name == archive.MetadataFile {
-			files[i] = archivetest.Metadata(files)
-		}
-	}
-	return files
-}
 
 // TestNativeTravels pushes three generations, deletes the first in the registry, collects its garbage and copies the
 // last to a second registry with skopeo.
@@ -68,7 +36,7 @@ func TestNativeTravels(t *testing.T) {
 	var files []archivetest.File
 	var descs []ocispec.Descriptor
 	for i := range 3 {
-		files = withMemory(t, memory)
+		files = archivetest.WithMemory(t, memory)
 		name := fmt.Sprintf("%s/c:v%d", one.Host, i)
 		w, err := artifact.NewNativeWriter(ctx, store, artifact.NativeOptions{Tag: name, Parent: parent})
 		must(t, err)

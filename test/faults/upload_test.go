@@ -30,30 +30,24 @@ const (
 	kills = 4
 )
 
-// stored makes a checkpoint in the native form, with memory that does not compress, in the store root of
-// dir, and gives its digest and its size with all blobs.
-func stored(t *testing.T, dir, name string, memory int, packBytes int64) (string, int64) {
+// noise is memory that does not compress.
+func noise(n int) []byte {
+	memory := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(memory) // never fails
+	return memory
+}
+
+// store makes a checkpoint in the native form, with that memory, in the store root of dir.
+func store(t *testing.T, dir string, memory []byte, opts artifact.NativeOptions) ocispec.Descriptor {
 	t.Helper()
 	ctx := t.Context()
-	store, err := registry.OpenStore(ctx, filepath.Join(dir, "root"), registry.StoreOptions{Create: true})
+	s, err := registry.OpenStore(ctx, filepath.Join(dir, "root"), registry.StoreOptions{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := archivetest.Checkpoint()
-	for i := range files {
-		if files[i].Name == archive.Image("pages-1.img") {
-			files[i].Content = make([]byte, memory)
-			_, _ = rand.NewChaCha8([32]byte{1}).Read(files[i].Content) // never fails
-		}
-	}
-	for i := range files {
-		if files[i].Name == archive.MetadataFile {
-			files[i] = archivetest.Metadata(files)
-		}
-	}
-	w, err := artifact.NewNativeWriter(ctx, store, artifact.NativeOptions{Tag: name, PackBytes: packBytes})
+	w, err := artifact.NewNativeWriter(ctx, s, opts)
 	if err == nil {
-		_, err = archive.Copy(ctx, w, archivetest.Source(files), archive.CopyOptions{})
+		_, err = archive.Copy(ctx, w, archivetest.Source(archivetest.WithMemory(t, memory)), archive.CopyOptions{})
 	}
 	if err == nil {
 		err = w.Commit(ctx)
@@ -61,6 +55,13 @@ func stored(t *testing.T, dir, name string, memory int, packBytes int64) (string
 	if err != nil {
 		t.Fatal(err)
 	}
+	return w.Descriptor()
+}
+
+// stored makes a checkpoint alone in the store, and gives its digest and its size with all blobs.
+func stored(t *testing.T, dir, name string, memory int, packBytes int64) (string, int64) {
+	t.Helper()
+	desc := store(t, dir, noise(memory), artifact.NativeOptions{Tag: name, PackBytes: packBytes})
 	size, blobs := int64(0), filepath.Join(dir, "root", ocispec.ImageBlobsDir, "sha256")
 	entries, err := os.ReadDir(blobs)
 	if err != nil {
@@ -73,7 +74,7 @@ func stored(t *testing.T, dir, name string, memory int, packBytes int64) (string
 		}
 		size += info.Size()
 	}
-	return w.Descriptor().Digest.String(), size
+	return desc.Digest.String(), size
 }
 
 // An upload that is cut anywhere, by the network or by the death of ckarchive, is finished by doing it again,

@@ -1,0 +1,169 @@
+package faults
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ckarchive/ckarchive/oci/artifact"
+	"github.com/ckarchive/ckarchive/registry"
+	"github.com/ckarchive/ckarchive/test/env"
+)
+
+// generations puts checkpoints of one container into the store root of dir, as localhost/c:0 and so on, each a child of the
+// one before with little new memory.
+func generations(t *testing.T, dir string, n, memoryBytes int) []ocispec.Descriptor {
+	t.Helper()
+	memory, list := noise(memoryBytes), []ocispec.Descriptor{}
+	opts := artifact.NativeOptions{PackBytes: 512 << 10}
+	for i := range n {
+		opts.Tag = "localhost/c:" + string(rune('0'+i))
+		list = append(list, store(t, dir, memory, opts))
+		s, err := registry.OpenStore(t.Context(), filepath.Join(dir, "root"), registry.StoreOptions{})
+		must(t, err)
+		opts.Parent, err = artifact.OpenNative(t.Context(), s, list[i], artifact.OpenOptions{})
+		must(t, err)
+		t.Cleanup(func() { must(t, opts.Parent.Close()) })
+		memory[i*4096]++
+	}
+	return list
+}
+
+// carrying is ckarchive with the store root of dir.
+func carrying(t *testing.T, dir string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(t.Context(), env.Ckarchive(t), append([]string{"--quiet"}, args...)...)
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + t.TempDir(), "LC_ALL=C",
+		"CKARCHIVE_ROOT=" + filepath.Join(dir, "root"), "CKARCHIVE_RUN=" + filepath.Join(dir, "run"),
+	}
+	return cmd
+}
+
+// carry runs it, and gives how long it took.
+func carry(t *testing.T, dir string, args ...string) time.Duration {
+	t.Helper()
+	began := time.Now()
+	if out, err := carrying(t, dir, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%q: %v: %s", args, err, out)
+	}
+	return time.Since(began)
+}
+
+// checkThere reads all of the checkpoint at ref, which has to be desc.
+func checkThere(t *testing.T, ref string, desc ocispec.Descriptor) {
+	t.Helper()
+	repository, err := registry.NewClient(registry.ClientOptions{PlainHTTP: true}).Repository(ref)
+	must(t, err)
+	got, err := repository.Resolve(t.Context(), "")
+	if err != nil || got.Digest != desc.Digest {
+		t.Errorf("%s is %s, %v, want %s", ref, got.Digest, err, desc.Digest)
+		return
+	}
+	if err := verify(t, repository, got); err != nil {
+		t.Errorf("%s: %v", ref, err)
+	}
+}
+
+// eachRegistry runs a test against both versions of distribution.
+func eachRegistry(t *testing.T, test func(t *testing.T, server *env.RegistryServer)) {
+	for version, v3 := range map[string]bool{"second": false, "third": true} {
+		t.Run(version, func(t *testing.T) { test(t, env.Registry(t, env.RegistryOptions{V3: v3})) })
+	}
+}
+
+// What the registry has is not sent, in whichever of its repositories it is: that of the parent, or another one.
+func TestCarryLittle(t *testing.T) {
+	eachRegistry(t, func(t *testing.T, server *env.RegistryServer) {
+		dir := t.TempDir()
+		list := generations(t, dir, 3, 4<<20)
+		counting := env.Sever(t, server.Host, -1, nil)
+		for _, step := range []struct {
+			src, to     string
+			desc        ocispec.Descriptor
+			least, most int64
+		}{
+			{"localhost/c:0", "/one/c:0", list[0], 4 << 20, 5 << 20},
+			{"localhost/c:1", "/one/c:1", list[1], 0, 64 << 10},
+			{"localhost/c:1", "/two/c:1", list[1], 0, 64 << 10},
+			{"localhost/c:2", "/three/c:2", list[2], 0, 64 << 10},
+		} {
+			before := counting.Sent()
+			carry(t, dir, "push", "--plain-http", step.src, counting.Host+step.to)
+			sent := counting.Sent() - before
+			if sent < step.least || sent > step.most {
+				t.Errorf("%s to %s: %d bytes were sent, want %d to %d", step.src, step.to, sent, step.least, step.most)
+			}
+			t.Logf("%s to %s: %d bytes", step.src, step.to, sent)
+			checkThere(t, server.Host+step.to, step.desc)
+		}
+		// What a repository has by a mount is its own.
+		for _, desc := range list[:2] {
+			server.Delete(t, "one/c", desc.Digest.String())
+		}
+		server.CollectGarbage(t)
+		checkThere(t, server.Host+"/two/c:1", list[1])
+	})
+}
+
+// A registry that collects its garbage while a push is under way removes what was sent: it gets that again. The store
+// does not do so to itself.
+func TestGarbageCollectedMeanwhile(t *testing.T) {
+	eachRegistry(t, func(t *testing.T, server *env.RegistryServer) {
+		dir := t.TempDir()
+		list := generations(t, dir, 2, 1<<20)
+		var collected sync.Once
+		proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: server.Host})
+		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/manifests/"+list[1].Digest.String()) {
+				collected.Do(func() {
+					before := len(server.Blobs(t))
+					server.CollectGarbage(t)
+					if after := len(server.Blobs(t)); after >= before {
+						t.Errorf("the registry had %d blobs and has %d, want fewer", before, after)
+					}
+					if out, err := carrying(t, dir, "gc").CombinedOutput(); err == nil || !strings.Contains(string(out), "in use") {
+						t.Errorf("gc of the store while it is pushed: %v: %s", err, out)
+					}
+				})
+			}
+			proxy.ServeHTTP(w, r)
+		}))
+		t.Cleanup(front.Close)
+		host := strings.TrimPrefix(front.URL, "http://")
+		carry(t, dir, "push", "--plain-http", "localhost/c:0", host+"/c:0")
+		carry(t, dir, "push", "--plain-http", "localhost/c:1", host+"/c:1")
+		collected.Do(func() { t.Error("no manifest came") })
+		for i, desc := range list {
+			checkThere(t, server.Host+"/c:"+string(rune('0'+i)), desc)
+		}
+	})
+}
+
+// --limit-rate holds in both directions.
+func TestLimitRate(t *testing.T) {
+	server := env.Registry(t, env.RegistryOptions{})
+	dir := t.TempDir()
+	list := generations(t, dir, 1, 1<<20)
+	to := server.Host + "/c:0"
+	least := 900 * time.Millisecond // for a mebibyte, of which a little goes at once
+	if took := carry(t, dir, "push", "--plain-http", "--limit-rate", "1M", "localhost/c:0", to); took < least {
+		t.Errorf("the push took %v, want at least %v", took, least)
+	}
+	checkThere(t, to, list[0])
+	if took := carry(t, t.TempDir(), "pull", "--plain-http", "--limit-rate", "1M", to); took < least {
+		t.Errorf("the pull took %v, want at least %v", took, least)
+	}
+	if took := carry(t, t.TempDir(), "pull", "--plain-http", to, filepath.Join(t.TempDir(), "c.tar")); took > least {
+		t.Logf("without a limit it takes %v: the machine is slow", took)
+	}
+}
