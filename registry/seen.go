@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // seenFile lists, in a store, which manifests were seen in which repositories. It saves requests and uploads and
@@ -40,6 +41,34 @@ func (s *Store) seenAll() []seen {
 	})
 	slices.Reverse(list)
 	return list
+}
+
+// Seen tells of the manifests that the repository of ref was seen to have, the last first, and that the store has whole,
+// whether a name leads to them or not: one without a name is there until the next GC.
+func (s *Store) Seen(ctx context.Context, ref Reference) ([]Named, error) {
+	var whole []Named
+	for _, one := range s.seenAll() {
+		if one.Repository != ref.Name() {
+			continue
+		}
+		all, err := s.held(ctx, one.Manifest)
+		if err != nil {
+			return nil, opError("list", s.dir, err)
+		}
+		there := len(all.manifests) > 0
+		for _, b := range all.blobs {
+			if there {
+				if there, err = s.Exists(ctx, b); err != nil {
+					return nil, err
+				}
+			}
+		}
+		if there {
+			root := all.manifests[len(all.manifests)-1].desc
+			whole = append(whole, describeAll(ctx, s, &ocispec.Index{Manifests: []ocispec.Descriptor{root}})...)
+		}
+	}
+	return whole, nil
 }
 
 // noteSeen adds to the list.

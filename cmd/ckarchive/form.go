@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -41,6 +39,9 @@ type formOptions struct {
 	Compression archive.Compression // of an image's layer
 	Tag         string
 	Encrypt     *crypt.Recipients // nil: it is not encrypted
+	// For, unless nil, is where it goes in the end. An earlier checkpoint that is not there is no parent unless it is
+	// named: with its packs, more would have to be sent than of a whole checkpoint.
+	For *destination
 }
 
 // newStoreWriter begins a checkpoint in store.
@@ -91,115 +92,4 @@ type childWriter struct {
 
 func (w *childWriter) Close() error {
 	return errors.Join(w.NativeWriter.Close(), w.parent.Close())
-}
-
-// parentCheckpoint is an earlier checkpoint that is not cleaned up meanwhile.
-type parentCheckpoint struct {
-	*artifact.Native
-	hold io.Closer
-}
-
-// Close closes it; a nil one is none.
-func (p *parentCheckpoint) Close() error {
-	if p == nil || p.hold == nil {
-		return nil
-	}
-	hold := p.hold
-	p.hold = nil
-	return errors.Join(p.Native.Close(), hold.Close())
-}
-
-// openParent opens the checkpoint that opts name, or the last one of the container, or gives nil.
-func (a *app) openParent(ctx context.Context, store *registry.Store, opts formOptions) (*parentCheckpoint, error) {
-	switch {
-	case opts.NoParent && opts.Parent != "":
-		return nil, usagef("--parent and --no-parent exclude each other")
-	case opts.NoParent:
-		return nil, nil //nolint:nilnil // there may be none
-	case opts.Parent != "":
-		parent, err := a.openNamedParent(ctx, opts.Parent, opts.decrypt(a))
-		if err != nil {
-			return nil, fmt.Errorf("parent %s: %w", opts.Parent, err)
-		}
-		return parent, nil
-	}
-	last, err := lastCheckpoint(ctx, store, opts.Of)
-	if last == "" || err != nil {
-		return nil, err
-	}
-	parent, err := openNative(ctx, store, last, opts.decrypt(a))
-	if err != nil {
-		a.warn("the last checkpoint of container %q cannot be used, all of the memory is stored: %v", opts.Of.Container.ID, err)
-		return nil, nil //nolint:nilnil // it is only a help
-	}
-	return parent, nil
-}
-
-// openNamedParent opens the parent that the command line names, in the local store or a layout.
-func (a *app) openNamedParent(ctx context.Context, text string, open archive.Decrypter) (*parentCheckpoint, error) {
-	loc, err := parseLocation(text)
-	if err != nil {
-		return nil, err
-	}
-	switch loc.kind {
-	case locationLayout:
-		store, err := registry.OpenStore(ctx, loc.path, registry.StoreOptions{})
-		if err != nil {
-			return nil, err
-		}
-		return openNative(ctx, store, loc.tag, open)
-	case locationName:
-		store, err := a.openStore(ctx, true)
-		if err != nil {
-			return nil, err
-		}
-		return openNative(ctx, store, loc.storeName(), open)
-	default:
-		return nil, &usageError{err: errors.New("it is in no store"), hint: "name a checkpoint of the local store, or oci:DIR[:TAG]"}
-	}
-}
-
-// openNative opens a checkpoint of the native form, and keeps the store's garbage collection away.
-func openNative(ctx context.Context, store *registry.Store, name string, open archive.Decrypter) (_ *parentCheckpoint, err error) {
-	hold, err := store.Hold(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, hold.Close())
-		}
-	}()
-	desc, err := store.Resolve(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	native, err := artifact.OpenNative(ctx, store, desc, artifact.OpenOptions{Decrypt: open})
-	if err != nil {
-		return nil, err
-	}
-	return &parentCheckpoint{native, hold}, nil
-}
-
-// lastCheckpoint finds the newest checkpoint in the native form that is of the same container and
-// earlier, by its digest.
-func lastCheckpoint(ctx context.Context, store *registry.Store, of archive.Metadata) (string, error) {
-	if of.Container.ID == "" {
-		return "", nil
-	}
-	named, err := store.List(ctx)
-	if err != nil {
-		return "", err
-	}
-	last, newest := "", time.Time{}
-	for _, n := range named {
-		if n.Err != nil || n.ConfigType != artifact.NativeConfig || n.Annotations[artifact.AnnotationContainer] != of.Container.ID {
-			continue
-		}
-		created, err := time.Parse(time.RFC3339, n.Annotations[ocispec.AnnotationCreated])
-		if err == nil && created.After(newest) && (of.Created.IsZero() || created.Before(of.Created)) {
-			last, newest = n.Descriptor.Digest.String(), created
-		}
-	}
-	return last, nil
 }

@@ -18,7 +18,7 @@ type pushCmd struct {
 	Source string `arg:"" name:"src" help:"The checkpoint."`
 	Remote string `arg:"" help:"HOST/REPO:TAG, oci:DIR[:TAG] or oci-archive:FILE[:TAG]."`
 	formFlags
-	Parent string `help:"Earlier checkpoint in the local store of which only the changes are stored, when SRC is a file; by default the last one of the container." placeholder:"REF"`
+	Parent string `help:"Earlier checkpoint in the local store of which only the changes are stored, when SRC is a file; by default the last one of the container that the target has as well." placeholder:"REF"`
 	remoteFlags
 	Compress string `help:"zstd, gzip or none, when SRC is a file." default:"zstd" placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`
 	encryptFlags
@@ -43,7 +43,7 @@ func (c *pushCmd) Run(ctx context.Context, a *app) error {
 	if dest.kind == locationName && onlyLocal(dest.ref) {
 		return &usageError{err: fmt.Errorf("%s has no registry host", c.Remote), hint: "write HOST/REPO:TAG, or ckarchive tag to name it in the local store"}
 	}
-	from, name, err := c.open(ctx, a, src)
+	from, name, err := c.open(ctx, a, src, dest)
 	if err != nil {
 		return cause(ctx, err)
 	}
@@ -67,13 +67,13 @@ type content struct {
 
 // open gives the layout that holds SRC in the wanted form and its name there. What is not in that
 // form gets it in the local store first, which holds it for the copy alone.
-func (c *pushCmd) open(ctx context.Context, a *app, src location) (content, string, error) {
+func (c *pushCmd) open(ctx context.Context, a *app, src, dest location) (content, string, error) {
 	to, err := c.recipients(a)
 	if err != nil {
 		return content{}, "", err
 	}
 	if src.kind == locationFile || src.kind == locationStream {
-		return c.stage(ctx, a, src, to)
+		return c.stage(ctx, a, src, dest, to)
 	}
 	from, name, err := c.openStored(ctx, a, src)
 	if err != nil || c.To == "" && c.Parent == "" && to == nil {
@@ -87,16 +87,18 @@ func (c *pushCmd) open(ctx context.Context, a *app, src location) (content, stri
 	if err != nil {
 		return content{}, "", err
 	}
-	return c.stage(ctx, a, src, to)
+	return c.stage(ctx, a, src, dest, to)
 }
 
-// stage makes SRC anew.
-func (c *pushCmd) stage(ctx context.Context, a *app, src location, to *crypt.Recipients) (content, string, error) {
+// stage makes SRC anew, for DEST.
+func (c *pushCmd) stage(ctx context.Context, a *app, src, dest location, to *crypt.Recipients) (content, string, error) {
 	compression, err := archive.ParseCompression(c.Compress)
 	if err != nil {
 		return content{}, "", &usageError{err: err}
 	}
-	return a.stage(ctx, src, formOptions{formFlags: c.formFlags, Parent: c.Parent, Compression: compression, Encrypt: to})
+	return a.stage(ctx, src, formOptions{
+		formFlags: c.formFlags, Parent: c.Parent, Compression: compression, Encrypt: to, For: &destination{dest, c.remoteFlags},
+	})
 }
 
 // openStored gives the layout that holds SRC as it is.

@@ -15,6 +15,8 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/archivetest"
 	"github.com/ckarchive/ckarchive/oci/artifact"
 	"github.com/ckarchive/ckarchive/registry"
 	"github.com/ckarchive/ckarchive/test/env"
@@ -145,6 +147,96 @@ func TestGarbageCollectedMeanwhile(t *testing.T) {
 		collected.Do(func() { t.Error("no manifest came") })
 		for i, desc := range list {
 			checkThere(t, server.Host+"/c:"+string(rune('0'+i)), desc)
+		}
+	})
+}
+
+// archived writes an archive file with the checkpoint that the container had that many hours later, and gives its path.
+func archived(t *testing.T, memory []byte, hours int) string {
+	t.Helper()
+	files := archivetest.WithMemory(t, memory)
+	for i, f := range files {
+		if f.Name == archive.MetadataFile {
+			meta, err := archive.ParseMetadata(f.Content)
+			must(t, err)
+			meta.Created = meta.Created.Add(time.Duration(hours) * time.Hour)
+			files[i].Content, err = meta.Marshal()
+			must(t, err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "c.tar.zst")
+	out, err := archive.CreateFile(path, archive.FileOptions{Compression: archive.Zstd})
+	must(t, err)
+	_, err = archive.Copy(t.Context(), out, archivetest.Source(files), archive.CopyOptions{})
+	must(t, err)
+	must(t, out.Commit(t.Context()))
+	return path
+}
+
+// parentAt is the digest of the parent of a checkpoint in a registry.
+func parentAt(t *testing.T, ref string) string {
+	t.Helper()
+	repository, err := registry.NewClient(registry.ClientOptions{PlainHTTP: true}).Repository(ref)
+	must(t, err)
+	desc, err := repository.Resolve(t.Context(), "")
+	must(t, err)
+	must(t, verify(t, repository, desc))
+	c, err := artifact.OpenCheckpoint(t.Context(), repository, desc, artifact.OpenOptions{})
+	must(t, err)
+	defer c.Close() //nolint:errcheck // read only
+	return c.Annotations()[artifact.AnnotationParent]
+}
+
+// The parent of a file that is pushed is the last checkpoint that the repository has as well, also one that was pushed from
+// a file; with another one more would be sent than of a whole checkpoint.
+func TestParentThatTheTargetHas(t *testing.T) {
+	eachRegistry(t, func(t *testing.T, server *env.RegistryServer) {
+		dir := t.TempDir()
+		const whole, little = 4 << 20, 64 << 10
+		memory := noise(whole)
+		var files []string
+		for i := range 4 {
+			files = append(files, archived(t, memory, i))
+			memory[i*4096]++
+		}
+		counting := env.Sever(t, server.Host, -1, nil)
+		digestOf := func(ref string) string {
+			repository, err := registry.NewClient(registry.ClientOptions{PlainHTTP: true}).Repository(ref)
+			must(t, err)
+			desc, err := repository.Resolve(t.Context(), "")
+			must(t, err)
+			return desc.Digest.String()
+		}
+		one, other := counting.Host+"/one/c", counting.Host+"/other/c"
+		carry(t, dir, "import", files[0], "c:0")
+		carry(t, dir, "push", "--plain-http", "c:0", one+":0")
+		carry(t, dir, "import", files[1], "c:1") // is only here
+		for _, step := range []struct {
+			file, to, parent string // a reference
+			least, most      int64
+		}{
+			{files[2], one + ":2", one + ":0", 0, little},
+			{files[3], one + ":3", one + ":2", 0, little},
+			{files[3], other + ":3", "", 0, whole + little}, // some may be mounted
+		} {
+			before := counting.Sent()
+			carry(t, dir, "push", "--plain-http", step.file, step.to)
+			sent, want := counting.Sent()-before, ""
+			if step.parent != "" {
+				want = digestOf(step.parent)
+			}
+			if sent < step.least || sent > step.most {
+				t.Errorf("%s: %d bytes were sent, want %d to %d", step.to, sent, step.least, step.most)
+			}
+			if got := parentAt(t, step.to); got != want {
+				t.Errorf("%s: the parent is %q, want %q", step.to, got, want)
+			}
+		}
+		// What was pushed from a file is there until the next gc, and no longer.
+		carry(t, dir, "gc")
+		carry(t, dir, "push", "--plain-http", files[3], one+":again")
+		if got, want := parentAt(t, one+":again"), digestOf(one+":0"); got != want {
+			t.Errorf("after gc the parent is %q, want %q", got, want)
 		}
 	})
 }
