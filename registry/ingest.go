@@ -41,12 +41,19 @@ type ingest struct {
 	alg   digest.Algorithm
 	hash  hash.Hash
 	size  int64
+	kept  bool // what is left of it is of use to the next attempt
 	done  bool
 }
 
 var _ BlobWriter = (*ingest)(nil)
 
+// newIngest begins a blob in a file of its own.
 func (s *Store) newIngest(ctx context.Context, alg digest.Algorithm) (*ingest, error) {
+	return s.beginIngest(ctx, alg, func(dir string) (*os.File, error) { return os.CreateTemp(dir, "blob-*"+tempSuffix) })
+}
+
+// beginIngest begins a blob in the file that open gives, in the directory that it is told.
+func (s *Store) beginIngest(ctx context.Context, alg digest.Algorithm, open func(dir string) (*os.File, error)) (*ingest, error) {
 	if alg != digest.SHA256 && alg != digest.SHA512 {
 		return nil, opError("write", s.dir, contentf("digest algorithm %s", quoteName(alg.String())))
 	}
@@ -57,7 +64,7 @@ func (s *Store) newIngest(ctx context.Context, alg digest.Algorithm) (*ingest, e
 	dir := filepath.Join(s.dir, tempDir)
 	if err = os.MkdirAll(dir, 0o700); err == nil {
 		var f *os.File
-		if f, err = os.CreateTemp(dir, "blob-*"+tempSuffix); err == nil {
+		if f, err = open(dir); err == nil {
 			return &ingest{store: s, hold: hold, f: f, alg: alg, hash: alg.Hash()}, nil
 		}
 	}
@@ -112,14 +119,17 @@ func (in *ingest) commit(ctx context.Context, desc ocispec.Descriptor) error {
 	return syncDir(dir)
 }
 
-// Close discards a blob that was not committed.
+// Close discards a blob that was not committed, unless it is kept.
 func (in *ingest) Close() error {
 	if in.done {
 		return nil
 	}
 	in.done = true
-	_ = in.f.Close()
+	if in.kept && in.size > 0 {
+		return errors.Join(in.f.Close(), in.hold.Close())
+	}
 	err := os.Remove(in.f.Name())
+	_ = in.f.Close()
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

@@ -119,29 +119,6 @@ func (c *copier) opener(desc ocispec.Descriptor) openFunc {
 	}
 }
 
-// writeBlob reads a blob into the store. Nothing of it is seen unless all of it matches its digest.
-func (s *Store) writeBlob(ctx context.Context, desc ocispec.Descriptor, from openFunc, report func(int64)) error {
-	in, err := s.newIngest(ctx, desc.Digest.Algorithm())
-	if err != nil {
-		return err
-	}
-	defer in.Close() //nolint:errcheck // after Commit there is nothing left to discard
-	rc, err := from(ctx, 0)
-	if errors.Is(err, ErrNotFound) {
-		err = missing(desc, err)
-	}
-	if err != nil {
-		return err
-	}
-	defer rc.Close() //nolint:errcheck // read side
-	counted := &countingWriter{w: in, report: report}
-	if _, err := io.Copy(counted, newVerifiedReader(io.NopCloser(contextReader{ctx, rc}), desc)); err != nil {
-		return opError("fetch blob "+desc.Digest.String(), s.dir, err)
-	}
-	_, err = in.Commit(ctx, desc.MediaType)
-	return err
-}
-
 // countingWriter reports what it writes.
 type countingWriter struct {
 	w      io.Writer

@@ -1,6 +1,8 @@
 package faults
 
 import (
+	"io/fs"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -10,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -238,6 +241,66 @@ func TestParentThatTheTargetHas(t *testing.T) {
 		if got, want := parentAt(t, one+":again"), digestOf(one+":0"); got != want {
 			t.Errorf("after gc the parent is %q, want %q", got, want)
 		}
+	})
+}
+
+// A pull that was killed anywhere goes on in the middle of the blob when it is done again.
+func TestPullKilled(t *testing.T) {
+	const size = 16 << 20 // one pack
+	eachRegistry(t, func(t *testing.T, server *env.RegistryServer) {
+		t.Parallel()
+		dir := t.TempDir()
+		desc := store(t, dir, noise(size), artifact.NativeOptions{Tag: "localhost/c:0"})
+		carry(t, dir, "push", "--plain-http", "localhost/c:0", server.Host+"/c:0")
+		random := rand.New(rand.NewPCG(21, 21))
+		var group sync.WaitGroup
+		for range 3 {
+			place := size/2 + random.Int64N(size/4)
+			group.Go(func() {
+				dir := t.TempDir()
+				var first *exec.Cmd
+				started := make(chan struct{})
+				cutting := env.Sever(t, server.Host, place, func() {
+					<-started
+					_ = first.Process.Signal(syscall.SIGKILL) // its end is looked at below
+				})
+				first = carrying(t, dir, "pull", "--plain-http", cutting.Host+"/c:0")
+				err := first.Start()
+				close(started)
+				if err == nil {
+					err = first.Wait()
+				}
+				if err == nil {
+					t.Errorf("killed after %d bytes, the pull succeeds", place)
+				}
+				// What was in the buffers of the network is lost.
+				var kept int64
+				must(t, filepath.WalkDir(filepath.Join(dir, "root"), func(_ string, e fs.DirEntry, err error) error {
+					if err != nil || !e.Type().IsRegular() {
+						return err
+					}
+					info, err := e.Info()
+					kept += info.Size()
+					return err
+				}))
+				counting := env.Sever(t, server.Host, 1<<40, nil)
+				out, err := carrying(t, dir, "pull", "--plain-http", counting.Host+"/c:0").CombinedOutput()
+				if err != nil || !strings.Contains(string(out), desc.Digest.String()) {
+					t.Errorf("killed after %d bytes, again: %v: %s", place, err, out)
+				}
+				if again := 1<<40 - counting.Left(); kept < 1<<20 || again > size-kept+64<<10 {
+					t.Errorf("killed after %d bytes, %d were kept, and %d came the second time, of %d", place, kept, again, size)
+				}
+				s, err := registry.OpenStore(t.Context(), filepath.Join(dir, "root"), registry.StoreOptions{})
+				if err == nil {
+					err = verify(t, s, desc)
+				}
+				if err != nil {
+					t.Errorf("killed after %d bytes: %v", place, err)
+				}
+			})
+		}
+		group.Wait()
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/archivetest"
@@ -184,8 +185,8 @@ func (u cutUpload) try(t *testing.T, dir string) {
 	}
 }
 
-// verify reads all of a checkpoint in a registry.
-func verify(t *testing.T, from *registry.Repository, desc ocispec.Descriptor) error {
+// verify reads all of a checkpoint.
+func verify(t *testing.T, from content.Fetcher, desc ocispec.Descriptor) error {
 	src, err := artifact.OpenCheckpoint(t.Context(), from, desc, artifact.OpenOptions{})
 	if err != nil {
 		return err
