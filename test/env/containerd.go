@@ -3,6 +3,7 @@ package env
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -54,4 +55,61 @@ disable = true
 func (c *CRI) Ctr(tb testing.TB, args ...string) string {
 	tb.Helper()
 	return c.run(tb, RequireCRI(tb, "ctr"), append([]string{"--address", c.socket(), "--namespace", "k8s.io"}, args...)...)
+}
+
+// CtrRun starts a container with containerd's client, which gives it a network of its own with lo alone. It ends
+// with the test.
+func (c *CRI) CtrRun(tb testing.TB, id, image string, args []string) *Container {
+	tb.Helper()
+	log := c.path("logs", id+".log")
+	run := append([]string{"run", "--detach", "--cgroup", "/" + c.cgroup() + "/" + id, "--runc-root", c.path("runc"), "--log-uri", "file://" + log, image, id}, args...)
+	tb.Cleanup(func() { c.CtrRemove(tb, id) })
+	c.Ctr(tb, run...)
+	return c.ctrTask(tb, id, log)
+}
+
+// CtrRestore lets containerd's client make a container of a checkpoint in its store. It ends with the test.
+func (c *CRI) CtrRestore(tb testing.TB, id, checkpoint string) *Container {
+	tb.Helper()
+	tb.Cleanup(func() { c.CtrRemove(tb, id) })
+	c.Ctr(tb, "containers", "restore", "--rw", "--live", id, checkpoint)
+	return c.ctrTask(tb, id, c.path("logs", id+".log"))
+}
+
+// ctrTask finds the first process of a container of containerd's client.
+func (c *CRI) ctrTask(tb testing.TB, id, log string) *Container {
+	tb.Helper()
+	said, err := c.ctr(tb, "tasks", "list")
+	if err != nil {
+		tb.Fatalf("list containerd's tasks: %v: %s", err, said)
+	}
+	for line := range strings.Lines(said) {
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0] != id {
+			continue
+		}
+		pid, err := strconv.Atoi(f[1])
+		if err != nil {
+			tb.Fatalf("the PID of %s: %v", id, err)
+		}
+		return Watch(tb, Container{ID: id, PID: pid, Log: log})
+	}
+	tb.Fatalf("containerd has no task %s: %s", id, said)
+	return nil
+}
+
+// CtrRemove ends a container of containerd's client, if there is one, and removes it.
+func (c *CRI) CtrRemove(tb testing.TB, id string) {
+	tb.Helper()
+	for _, remove := range [][]string{{"tasks", "delete", "--force", id}, {"containers", "delete", id}} {
+		if said, err := c.ctr(tb, remove...); err != nil && !strings.Contains(said, "not found") {
+			tb.Errorf("ctr %s: %v: %s", strings.Join(remove, " "), err, said)
+		}
+	}
+}
+
+// ctr runs containerd's client and gives all that it prints.
+func (c *CRI) ctr(tb testing.TB, args ...string) (string, error) {
+	tb.Helper()
+	return c.command(tb, RequireCRI(tb, "ctr"), append([]string{"--address", c.socket(), "--namespace", "k8s.io"}, args...)...)
 }

@@ -77,8 +77,9 @@ func TestCRIInOurs(t *testing.T) {
 			again.Verify(t)
 			alone := snapshot(t, again.Path("/"))
 			pod.Remove(t, again)
-			for _, by := range []string{"runc", "crun", env.Direct} {
-				r := h.restoreHere(t, by, file, "--allow", "host:network")
+			imported := h.readByAll(name, file)
+			for by, src := range map[string]string{"runc": file, "crun": imported, env.Direct: imported} {
+				r := h.restoreHere(t, by, src, "--allow", "host:network")
 				for _, ns := range []string{"ipc", "uts", "mnt", "pid"} {
 					if sameNamespace(t, r.PID, ns) {
 						t.Errorf("%s: its %s namespace is the host's", by, ns)

@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/criu"
 	"github.com/ckarchive/ckarchive/test/env"
 )
 
@@ -206,5 +208,50 @@ func wantSame(t *testing.T, got, want map[string]string) {
 		if _, ok := want[name]; !ok {
 			t.Errorf("%s is there and should not be: %s", name, got[name])
 		}
+	}
+}
+
+// readByAll has every verb that only reads an archive of an engine read it, and gives the name in the local store of what
+// import makes of it. facts are flags with what the archive does not say.
+func (h *host) readByAll(engine, file string, facts ...string) string {
+	h.t.Helper()
+	name := engine + ":theirs"
+	h.ok(append(append([]string{"import"}, facts...), file, name)...)
+	for src, says := range map[string]string{file: "no digests", name: "every digest is right"} {
+		if said := h.ok("verify", src); !strings.Contains(said, says) {
+			h.t.Errorf("verify %s says %q, want %q in it", src, said, says)
+		}
+		var said struct {
+			Engine, Runtime string
+			Metadata        archive.Metadata
+			Images          criu.Inspection
+		}
+		decode(h.t, h.ok("--json", "inspect", "--tree", src), &said)
+		meta := said.Metadata
+		if said.Engine != engine || said.Runtime != "runc" || said.Images.Root.Comm != "workload" || said.Images.Processes != meta.Container.Processes {
+			h.t.Errorf("inspect %s: engine %q, runtime %q, %d processes below %q, %d in the metadata", src, said.Engine, said.Runtime, said.Images.Processes, said.Images.Root.Comm, meta.Container.Processes)
+		}
+		if meta.Base == nil || meta.Base.Image != baseImage || meta.Base.ImageID == "" || meta.Container.MemoryBytes < 8<<20 {
+			h.t.Errorf("inspect %s: base %+v, %d bytes of memory", src, meta.Base, meta.Container.MemoryBytes)
+		}
+	}
+	if len(facts) == 0 { // which would be a difference
+		if said := h.ok("diff", "--exit-code", file, name); said != "" {
+			h.t.Errorf("diff finds that import changed it: %s", said)
+		}
+	}
+	one, two := h.path("one.tar"), h.path("two.tar")
+	h.ok(append(append([]string{"convert"}, facts...), file, one)...)
+	h.ok("convert", name, two)
+	h.ok("verify", one)
+	sameFile(h.t, one, two)
+	return name
+}
+
+// sameFile wants two files to be equal.
+func sameFile(t *testing.T, one, two string) {
+	t.Helper()
+	if said, err := exec.CommandContext(t.Context(), "cmp", one, two).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, said)
 	}
 }

@@ -32,50 +32,60 @@ func TestOwnNetwork(t *testing.T) {
 	if os.Getenv(fullRun) != "" {
 		networks = append(networks, "none")
 	}
-	for _, network := range networks {
-		t.Run(network, func(t *testing.T) {
-			env.Leaks(t, mark())
-			h, p := newHost(t), env.NewPodman(t)
-			p.InNetwork(t, mark()+"-podman")
-			known := []string{"--base-image", baseImage, "--base-id", p.Image(t, h.base, baseImage)}
-			c := startPodman(t, p, "moved", "--network", network)
-			want := interfaces(t, c)
-			ours, theirs, converted := h.path("ours.tar"), h.path("theirs.tar"), h.path("podman.tar")
-			full := p.Run(t, "inspect", "--format", "{{.Id}}", "moved")
-			h.beside(p).ok("export", "--leave-running", "--runtime-root", "/run/runc", full, ours)
-			p.Run(t, "container", "checkpoint", "--export", theirs, "moved")
-			p.Run(t, "rm", "--force", "--time", "0", "moved")
+	for version, podman := range podmans() {
+		for _, network := range networks {
+			t.Run(version+" "+network, func(t *testing.T) { testOwnNetwork(t, podman, network) })
+		}
+	}
+}
 
-			h.ok(append([]string{"convert", "--to", "podman", ours, converted}, known...)...)
-			for _, file := range []string{converted, theirs} {
-				p.Run(t, "container", "restore", "--import", file)
-				r := inPodman(t, p, "moved")
-				if tick := r.Verify(t).Tick; tick < 3 {
-					t.Errorf("%s: it began anew: tick %d", file, tick)
-				}
-				if got := interfaces(t, r); !slices.Equal(got, want) {
-					t.Errorf("%s: interfaces %q, want %q", file, got, want)
-				}
-				p.Run(t, "rm", "--force", "--time", "0", "moved")
-			}
-			flags := []string{}
-			if network == "bridge" { // which is of the host's making
-				flags = append(flags, "--namespace", "network="+env.NetNS(t, mark()+"-here"))
-			}
-			for _, by := range []string{"runc", env.Direct} {
-				r := h.restoreHere(t, by, theirs, flags...)
-				if got := interfaces(t, r); !slices.Equal(got, []string{"lo"}) {
-					t.Errorf("%s: interfaces %q, want lo", by, got)
-				}
-			}
-		})
+func testOwnNetwork(t *testing.T, podman func(testing.TB) *env.Podman, network string) {
+	env.Leaks(t, mark())
+	h, p := newHost(t), podman(t)
+	p.InNetwork(t, mark()+"-podman")
+	known := []string{"--base-image", baseImage, "--base-id", p.Image(t, h.base, baseImage)}
+	c := startPodman(t, p, "moved", "--network", network)
+	want := interfaces(t, c)
+	ours, theirs, converted := h.path("ours.tar"), h.path("theirs.tar"), h.path("podman.tar")
+	full := p.Run(t, "inspect", "--format", "{{.Id}}", "moved")
+	h.beside(p).ok("export", "--leave-running", "--runtime-root", "/run/runc", full, ours)
+	p.Run(t, "container", "checkpoint", "--export", theirs, "moved")
+	p.Run(t, "rm", "--force", "--time", "0", "moved")
+
+	h.ok(append([]string{"convert", "--to", "podman", ours, converted}, known...)...)
+	for _, file := range []string{converted, theirs} {
+		p.Run(t, "container", "restore", "--import", file)
+		r := inPodman(t, p, "moved")
+		if tick := r.Verify(t).Tick; tick < 3 {
+			t.Errorf("%s: it began anew: tick %d", file, tick)
+		}
+		if got := interfaces(t, r); !slices.Equal(got, want) {
+			t.Errorf("%s: interfaces %q, want %q", file, got, want)
+		}
+		p.Run(t, "rm", "--force", "--time", "0", "moved")
+	}
+	flags := []string{}
+	if network == "bridge" { // which is of the host's making
+		flags = append(flags, "--namespace", "network="+env.NetNS(t, mark()+"-here"))
+	}
+	for _, by := range []string{"runc", env.Direct} {
+		r := h.restoreHere(t, by, theirs, flags...)
+		if got := interfaces(t, r); !slices.Equal(got, []string{"lo"}) {
+			t.Errorf("%s: interfaces %q, want lo", by, got)
+		}
 	}
 }
 
 // A container of runc that has a network of its own has it in Podman too: with lo alone.
 func TestOwnNetworkOfRunc(t *testing.T) {
+	for version, podman := range podmans() {
+		t.Run(version, func(t *testing.T) { testOwnNetworkOfRunc(t, podman) })
+	}
+}
+
+func testOwnNetworkOfRunc(t *testing.T, podman func(testing.TB) *env.Podman) {
 	env.Leaks(t, mark())
-	h, p := newHost(t), env.NewPodman(t)
+	h, p := newHost(t), podman(t)
 	p.InNetwork(t, mark()+"-podman")
 	known := []string{"--base-image", baseImage, "--base-id", p.Image(t, h.base, baseImage)}
 	c := h.start("plain", env.BundleOptions{Args: workload()})

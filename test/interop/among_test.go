@@ -1,0 +1,86 @@
+package interop
+
+import (
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/ckarchive/ckarchive/test/env"
+)
+
+// engine is one that makes checkpoints of its containers and restores those of others.
+type engine struct {
+	name    string
+	baseID  string // of the base image in its store
+	run     func() *env.Container
+	dump    func(c *env.Container, file string) // the container is removed
+	restore func(file string) *env.Container
+	remove  func(c *env.Container)
+}
+
+func criEngine(t *testing.T, h *host, cri *env.CRI) *engine {
+	e := &engine{name: cri.Engine, baseID: cri.Image(t, h.base, baseImage)}
+	pod := cri.Pod(t)
+	e.run = func() *env.Container { return pod.Start(t, "shop", baseImage, workload()) }
+	e.restore = func(file string) *env.Container { return pod.Start(t, "shop", file, workload()) }
+	e.remove = func(c *env.Container) { pod.Remove(t, c) }
+	e.dump = func(c *env.Container, file string) {
+		pod.Checkpoint(t, c, file)
+		pod.Remove(t, c)
+	}
+	return e
+}
+
+func podmanEngine(t *testing.T, h *host) *engine {
+	p := env.NewPodman(t)
+	e := &engine{name: "podman", baseID: p.Image(t, h.base, baseImage)}
+	e.run = func() *env.Container { return startPodman(t, p, "shop") }
+	e.restore = func(file string) *env.Container {
+		p.Run(t, "container", "restore", "--import", file, "--name", "shop")
+		return inPodman(t, p, "shop")
+	}
+	e.remove = func(*env.Container) { p.Run(t, "rm", "--force", "--time", "0", "shop") }
+	e.dump = func(c *env.Container, file string) {
+		p.Run(t, "container", "checkpoint", "--export", file, "shop")
+		e.remove(c)
+	}
+	return e
+}
+
+// What one engine writes of its container another one restores, after convert: Podman, CRI-O and containerd in
+// every combination, with everything that the archive has.
+func TestAmongEngines(t *testing.T) {
+	if os.Getenv(fullRun) == "" {
+		t.Skip("only `make interop` builds the engines")
+	}
+	env.Leaks(t, mark())
+	h := newHost(t)
+	all := []*engine{
+		podmanEngine(t, h),
+		criEngine(t, h, env.NewContainerd(t, mark()+"-containerd")),
+		criEngine(t, h, env.NewCRIO(t, mark()+"-crio")),
+	}
+	for _, from := range all {
+		file := h.path(from.name + ".tar")
+		c := from.run()
+		c.WaitTick(t, 3)
+		torture(t, c.Path("/"))
+		want := snapshot(t, c.Path("/"))
+		from.dump(c, file)
+		alone := from.restore(file)
+		kept := snapshot(t, alone.Path("/"))
+		from.remove(alone)
+		for _, to := range slices.DeleteFunc(slices.Clone(all), func(e *engine) bool { return e == from }) {
+			t.Run(from.name+" to "+to.name, func(t *testing.T) {
+				converted := h.path(from.name + "-" + to.name + ".tar")
+				h.ok("convert", "--to", to.name, "--base-image", baseImage, "--base-id", to.baseID, file, converted)
+				r := to.restore(converted)
+				defer to.remove(r)
+				if tick := r.Verify(t).Tick; tick < 3 {
+					t.Errorf("it began anew: tick %d", tick)
+				}
+				wantKept(t, snapshot(t, r.Path("/")), kept, want)
+			})
+		}
+	}
+}
