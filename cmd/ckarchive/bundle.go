@@ -20,10 +20,19 @@ func (r *restore) buildRootfs(ctx context.Context, unpacked string) (err error) 
 	if err := r.makeBundle(); err != nil {
 		return err
 	}
-	switch {
-	case r.cmd.Base != "":
-		if err := rootfs.CopyTree(ctx, r.cmd.Base, r.rootfs); err != nil {
+	grants, err := r.cmd.grants()
+	if err != nil {
+		return err
+	}
+	granted := func(name string) bool { return grants.Has("device:" + name) }
+	switch dir := r.cmd.baseDir(); {
+	case dir != "":
+		if err := rootfs.CopyTree(ctx, dir, r.rootfs); err != nil {
 			return err
+		}
+	case r.cmd.Base != "":
+		if err := r.unpackBase(ctx, rootfs.ApplyOptions{Device: granted}); err != nil {
+			return refusedDevice(err, "in the base image")
 		}
 	case r.cmd.Rootfs == "" && !r.ownBundle():
 		if err := os.MkdirAll(r.rootfs, 0o755); err != nil {
@@ -42,18 +51,15 @@ func (r *restore) buildRootfs(ctx context.Context, unpacked string) (err error) 
 		return err
 	}
 	defer f.Close() //nolint:errcheck // read only
-	grants, err := r.cmd.grants()
-	if err != nil {
-		return err
-	}
-	err = rootfs.ApplyChecked(ctx, r.rootfs, f, deleted, rootfs.ApplyOptions{Device: func(name string) bool {
-		return r.own || grants.Has("device:"+name)
-	}})
+	opts := rootfs.ApplyOptions{Device: func(name string) bool { return r.own || granted(name) }}
+	return refusedDevice(rootfs.ApplyChecked(ctx, r.rootfs, f, deleted, opts), "among the changes of the root file system")
+}
+
+// refusedDevice names the grant for a device node that none was given for; where says in what it is.
+func refusedDevice(err error, where string) error {
 	var device *rootfs.DeviceError
 	if errors.As(err, &device) {
-		return &policy.RefusedError{Reasons: []policy.Reason{{
-			What: device.Error(), Why: "among the changes of the root file system", Grant: "--allow device:" + device.Name,
-		}}}
+		return &policy.RefusedError{Reasons: []policy.Reason{{What: device.Error(), Why: where, Grant: "--allow device:" + device.Name}}}
 	}
 	return err
 }

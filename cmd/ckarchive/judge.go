@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -228,42 +227,6 @@ func (r *restore) checkMounts(context.Context) (string, error) {
 		return "", nil
 	}
 	return fmt.Sprintf("%d are mapped to paths of this host", len(r.cmd.MapMount)), nil
-}
-
-// checkBase tells early that a diff lacks what it is a diff of.
-func (r *restore) checkBase(context.Context) (string, error) {
-	for _, dir := range []string{r.cmd.Rootfs, r.cmd.Base} {
-		if dir == "" {
-			continue
-		}
-		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-			return "", withHint(fmt.Errorf("root file system %q: %w", dir, archive.ErrNotFound), "name a directory with the root file system that the container was started from")
-		}
-	}
-	switch {
-	case r.cmd.Rootfs != "":
-		return r.cmd.Rootfs + " (changed in place)", nil
-	case r.cmd.Base != "":
-		return "a copy of " + r.cmd.Base, nil
-	case r.meta.Rootfs != nil && r.meta.Rootfs.Method == "whole":
-		return "all of it is in the archive", nil
-	case r.ownBundle():
-		return "that of the bundle " + r.bundle, nil
-	}
-	what := "the base root file system"
-	hint := "give a copy of it with --rootfs DIR, which is changed, or the pristine one with --base DIR, which is copied"
-	if b := r.meta.Base; b != nil && b.Image != "" {
-		what = fmt.Sprintf("the base image %q", b.Image)
-		switch id, other := runtime.StoredImage(runtime.Host{}, *b); {
-		case id != "":
-			hint = fmt.Sprintf(`Podman has it on this host: give it with --base "$(podman image mount %s)"`, id)
-		case other != "":
-			hint = fmt.Sprintf("the image of that name on this host is another one; fetch %s, and give its root file system with --base DIR", cmp.Or(b.Manifest, b.ImageID, b.Image))
-		}
-	} else if b != nil && b.Path != "" {
-		what = fmt.Sprintf("the base, %q on the dumping host,", b.Path)
-	}
-	return "", withHint(&environmentError{fmt.Errorf("%s is missing: the archive holds only what differs from it", what)}, hint)
 }
 
 // checkSpace wants room for the unpacked archive and for the root file system beside it.

@@ -12,7 +12,7 @@ type targetFlags struct {
 	Engine        string            `help:"Who restores: an OCI runtime, which then manages the container, or ckarchive directly through CRIU." enum:"runtime,direct" default:"runtime" env:"CKARCHIVE_ENGINE"`
 	Bundle        string            `help:"Bundle to restore in: its config.json is used as it is, if there is one; else it is made there." type:"path" placeholder:"DIR"`
 	Rootfs        string            `help:"Root file system to restore in, changed in place: a copy of the base." type:"path" placeholder:"DIR"`
-	Base          string            `help:"Pristine base root file system; a copy of it is made for the container." type:"path" placeholder:"DIR"`
+	Base          string            `help:"Pristine base root file system, of which the container gets a copy: a directory, or the image as HOST/REPO:TAG[@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:TAG]." placeholder:"DIR|IMAGE"`
 	RuntimeFlag   []string          `help:"Global flag of runsc for the new sandbox, as network=host; may be repeated." sep:"none" placeholder:"NAME=VALUE"`
 	ConsoleSocket string            `help:"Unix socket that takes the terminal of a container that has one." type:"path" placeholder:"SOCKET"`
 	MapMount      map[string]string `help:"Host path for a bind mount of the container; may be repeated." placeholder:"DEST=SOURCE" mapsep:"none"`

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -62,12 +63,13 @@ func resolve(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descript
 	if err != nil {
 		return desc, nil, err
 	}
-	if desc.MediaType != ocispec.MediaTypeImageIndex {
-		if desc.MediaType != ocispec.MediaTypeImageManifest {
-			return desc, nil, notCheckpoint(desc.MediaType)
-		}
+	switch desc.MediaType {
+	case ocispec.MediaTypeImageIndex, dockerManifestList:
+	case ocispec.MediaTypeImageManifest, dockerManifest:
 		var m ocispec.Manifest
 		return desc, &m, decode("manifest", raw, &m)
+	default:
+		return desc, nil, notCheckpoint(desc.MediaType)
 	}
 	var index ocispec.Index
 	if err := decode("index", raw, &index); err != nil {
@@ -88,10 +90,10 @@ func resolve(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descript
 
 // fitting is the one manifest of an index that is for this machine.
 func fitting(index *ocispec.Index) (ocispec.Descriptor, error) {
+	manifests := []string{ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, dockerManifest, dockerManifestList}
 	var fitting []ocispec.Descriptor
 	for _, d := range index.Manifests {
-		isManifest := d.MediaType == ocispec.MediaTypeImageManifest || d.MediaType == ocispec.MediaTypeImageIndex
-		if isManifest && (d.Platform == nil || d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH) {
+		if slices.Contains(manifests, d.MediaType) && (d.Platform == nil || d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH) {
 			fitting = append(fitting, d)
 		}
 	}

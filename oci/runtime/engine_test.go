@@ -115,6 +115,7 @@ func TestStoredImage(t *testing.T) {
 		id, other string
 	}{
 		{"its ID", archive.Base{ImageID: "sha256:" + imageID}, imageID, ""},
+		{"its ID without the algorithm", archive.Base{ImageID: imageID}, imageID, ""},
 		{"its manifest", archive.Base{Manifest: manifest}, imageID, ""},
 		{"its layers under another ID", archive.Base{ImageID: "sha256:" + longID("1"), DiffIDs: []string{diffID}}, imageID, ""},
 		{"other layers under its ID and name", archive.Base{Image: name, ImageID: "sha256:" + imageID, DiffIDs: []string{"sha256:x"}}, "", imageID},

@@ -148,7 +148,7 @@ func StoredImage(h Host, base archive.Base) (id, other string) {
 		var list []storedImage
 		_ = readJSON(path, &list) // what cannot be read is not there
 		for _, i := range list {
-			same := "sha256:"+i.ID == base.ImageID || base.Manifest != "" && i.Digest == base.Manifest
+			same := i.ID == strings.TrimPrefix(base.ImageID, "sha256:") || base.Manifest != "" && i.Digest == base.Manifest
 			if len(base.DiffIDs) > 0 {
 				same = slices.Equal(storedLayers(path, i.ID), base.DiffIDs)
 			}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/alecthomas/kong"
+	"oras.land/oras-go/v2"
+
+	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/rootfs"
+	"github.com/ckarchive/ckarchive/oci/artifact"
+	"github.com/ckarchive/ckarchive/oci/runtime"
+	"github.com/ckarchive/ckarchive/registry"
+)
+
+// baseDir is the directory that --base names, or "" if it names an image.
+func (f *targetFlags) baseDir() string {
+	path := kong.ExpandPath(f.Base)
+	if info, err := os.Stat(path); f.Base != "" && (err == nil && info.IsDir() || isPath(f.Base)) {
+		return path
+	}
+	return ""
+}
+
+// checkBase tells early that a diff lacks what it is a diff of.
+func (r *restore) checkBase(ctx context.Context) (string, error) {
+	base := r.cmd.baseDir()
+	for _, dir := range []string{r.cmd.Rootfs, base} {
+		if dir == "" {
+			continue
+		}
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return "", withHint(fmt.Errorf("root file system %q: %w", dir, archive.ErrNotFound), "name a directory with the root file system that the container was started from")
+		}
+	}
+	switch {
+	case r.cmd.Rootfs != "":
+		return r.cmd.Rootfs + " (changed in place)", nil
+	case base != "":
+		return "a copy of " + base, nil
+	case r.cmd.Base != "":
+		image, err := r.openBase(ctx)
+		if err != nil {
+			return "", err
+		}
+		return "the layers of " + r.cmd.Base, image.Close()
+	case r.meta.Rootfs != nil && r.meta.Rootfs.Method == "whole":
+		return "all of it is in the archive", nil
+	case r.ownBundle():
+		return "that of the bundle " + r.bundle, nil
+	}
+	what := "the base root file system"
+	hint := "give a copy of it with --rootfs DIR, which is changed, or the pristine one with --base DIR, which is copied, or --base IMAGE, which is unpacked"
+	if b := r.meta.Base; b != nil && b.Image != "" {
+		what = fmt.Sprintf("the base image %q", b.Image)
+		switch id, other := runtime.StoredImage(runtime.Host{}, *b); {
+		case id != "":
+			hint = fmt.Sprintf(`Podman has it on this host: give it with --base "$(podman image mount %s)"`, id)
+		case other != "":
+			hint = fmt.Sprintf("the image of that name on this host is another one; give the right one, %s, with --base IMAGE", cmp.Or(b.Manifest, b.ImageID, b.Image))
+		}
+	} else if b != nil && b.Path != "" {
+		what = fmt.Sprintf("the base, %q on the dumping host,", b.Path)
+	}
+	return "", withHint(&environmentError{fmt.Errorf("%s is missing: the archive holds only what differs from it", what)}, hint)
+}
+
+// baseImage is the image that --base names.
+type baseImage struct {
+	*artifact.Base
+	io.Closer // what it is read from
+}
+
+// openBase opens the image that --base names, which has to be the one that the checkpoint names.
+func (r *restore) openBase(ctx context.Context) (_ *baseImage, err error) {
+	text := r.cmd.Base
+	loc, err := parseLocation(text)
+	if err != nil {
+		return nil, fmt.Errorf("--base %s: %w", text, err)
+	}
+	from, name, closer, err := r.openBaseAt(ctx, loc)
+	if err != nil {
+		return nil, fmt.Errorf("base image %s: %w", text, err)
+	}
+	image, err := openBase(ctx, from, name)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("base image %s: %w", text, err), closer.Close())
+	}
+	if r.meta == nil || r.meta.Base == nil {
+		return &baseImage{image, closer}, nil
+	}
+	if how := image.Differs(*r.meta.Base); how != "" {
+		err := &environmentError{fmt.Errorf("base image %s is not the one that the container was started from: %s", text, how)}
+		return nil, errors.Join(withHint(err, "name the image by its digest; or give a directory with the root file system that the container had"), closer.Close())
+	}
+	return &baseImage{image, closer}, nil
+}
+
+func openBase(ctx context.Context, from oras.ReadOnlyTarget, name string) (*artifact.Base, error) {
+	desc, err := from.Resolve(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return artifact.OpenBase(ctx, from, desc)
+}
+
+// openBaseAt opens the layout or repository that has an image, and says what it is called there.
+func (r *restore) openBaseAt(ctx context.Context, loc location) (from oras.ReadOnlyTarget, name string, closer io.Closer, err error) {
+	switch loc.kind {
+	case locationLayout:
+		store, err := registry.OpenStore(ctx, loc.path, registry.StoreOptions{})
+		return store, loc.tag, nothing{}, err
+	case locationArchive:
+		layout, err := registry.OpenStoreArchive(ctx, loc.path)
+		return layout, loc.tag, layout, err
+	case locationName:
+		if onlyLocal(loc.ref) {
+			return nil, "", nil, withHint(fmt.Errorf("%w: there is no such directory, and the name has no host", archive.ErrNotFound),
+				"write HOST/REPO:TAG for one of a registry, oci:DIR:TAG for one of a layout")
+		}
+		repo, err := r.app.client(r.cmd.remoteFlags).Repository(loc.ref.String())
+		return repo, loc.ref.Identifier(), nothing{}, err
+	}
+	return nil, "", nil, usagef("it is neither a directory nor an image")
+}
+
+// nothing is to be closed.
+type nothing struct{}
+
+// Close implements [io.Closer].
+func (nothing) Close() error { return nil }
+
+// unpackBase makes the root file system of the base image. Nothing is kept of the image itself.
+func (r *restore) unpackBase(ctx context.Context, opts rootfs.ApplyOptions) (err error) {
+	image, err := r.openBase(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, image.Close()) }()
+	if err := os.MkdirAll(r.rootfs, 0o755); err != nil {
+		return err
+	}
+	return image.Layers(ctx, func(layer io.Reader) error {
+		return rootfs.Apply(ctx, r.rootfs, layer, nil, opts)
+	})
+}
