@@ -116,6 +116,13 @@ func writeFile(t *testing.T, path, content string) {
 	must(t, os.WriteFile(path, []byte(content), 0o644))
 }
 
+func wantFile(t *testing.T, path, want string) {
+	t.Helper()
+	if got, err := os.ReadFile(path); err != nil || string(got) != want {
+		t.Errorf("%s: got %q, %v, want %q", path, got, err, want)
+	}
+}
+
 // tortureBase adds to a root file system what torture changes.
 func tortureBase(t *testing.T, root string) {
 	t.Helper()

@@ -64,6 +64,7 @@ func testOursInPodman(t *testing.T, podman func(testing.TB) *env.Podman) {
 				c := startPodman(t, p, "moved")
 				torture(t, c.Path("/"))
 				want = snapshot(t, c.Path("/"))
+				writeFile(t, c.Path("/dev/shm/shared"), "shared")
 				full := p.Run(t, "inspect", "--format", "{{.Id}}", "moved")
 				h.beside(p).ok("export", "--runtime-root", "/run/runc", full, file)
 				p.Run(t, "rm", "--force", "--time", "0", "moved")
@@ -78,6 +79,9 @@ func testOursInPodman(t *testing.T, podman func(testing.TB) *env.Podman) {
 					t.Errorf("%q: it began anew: tick %d", restore, tick)
 				}
 				wantSame(t, snapshot(t, r.Path("/")), want)
+				if from == "podman" {
+					wantFile(t, r.Path("/dev/shm/shared"), "shared")
+				}
 				p.Run(t, "rm", "--force", "--time", "0", "moved")
 			}
 			// In one step, and Podman is asked for the ID of the image.
@@ -149,9 +153,7 @@ func testPodmanInOurs(t *testing.T, podman func(testing.TB) *env.Podman) {
 				t.Errorf("it began anew: tick %d", tick)
 			}
 			for name, want := range map[string]string{"/mnt/in the volume": "goods", "/dev/shm/shared": "shared", "/tmp/new file": "new", "/run/.containerenv": ""} {
-				if got, err := os.ReadFile(r.Path(name)); err != nil || string(got) != want {
-					t.Errorf("%s: got %q, %v, want %q", name, got, err, want)
-				}
+				wantFile(t, r.Path(name), want)
 			}
 		})
 	}
@@ -181,6 +183,7 @@ func TestNormalized(t *testing.T) {
 			}
 			runPodman(t, p, "moved", program)
 			file, id := h.path("moved.tar"), h.id("moved")
+			writeFile(t, filepath.Join("/proc", p.Run(t, "inspect", "--format", "{{.State.Pid}}", "moved"), "root/dev/shm/shared"), "shared")
 			full := p.Run(t, "inspect", "--format", "{{.Id}}", "moved")
 			_, stderr, err := h.try(append([]string{"export", "--runtime-root", "/run/runc", full, file}, c.flags...)...)
 			if err != nil || !strings.Contains(stderr, c.warned) {
@@ -199,6 +202,7 @@ func TestNormalized(t *testing.T) {
 			if tick := r.Verify(t).Tick; tick < 3 {
 				t.Errorf("it began anew: tick %d", tick)
 			}
+			wantFile(t, r.Path("/dev/shm/shared"), "shared")
 			mounts, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(said.PID), "mountinfo"))
 			must(t, err)
 			if got := strings.Contains(string(mounts), own); got != c.stays {
