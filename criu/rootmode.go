@@ -1,6 +1,13 @@
 package criu
 
-import "io/fs"
+import (
+	"encoding/binary"
+	"fmt"
+	"io/fs"
+
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
+	"google.golang.org/protobuf/proto"
+)
 
 // RootMode gives the permissions that a container's root directory had when it was dumped, if a task
 // had it open, as its root or working directory: CRIU insists on them. Engines do not agree: images
@@ -11,9 +18,45 @@ func RootMode(imagesDir string) (mode fs.FileMode, known bool, err error) {
 		return 0, false, err
 	}
 	for _, f := range files {
-		if reg := f.GetReg(); reg.GetName() == "/" && reg.Mode != nil {
-			return fs.FileMode(reg.GetMode()) & fs.ModePerm, true, nil
+		if isRoot(f) {
+			return fs.FileMode(f.GetReg().GetMode()) & fs.ModePerm, true, nil
 		}
 	}
 	return 0, false, nil
+}
+
+func isRoot(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/" && f.GetReg().Mode != nil }
+
+// SetRootMode lets images be restored where the container's root directory has other permissions. All entries but that
+// directory's are the same bytes as before.
+func SetRootMode(imagesDir string, mode fs.FileMode) error {
+	f, size, err := openImage(imagesDir, FilesImage)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // read side
+	out := binary.LittleEndian.AppendUint32(nil, magicCommon)
+	out = binary.LittleEndian.AppendUint32(out, magicFiles)
+	err = walkImage(f, FilesImage, size, magicFiles, func(b []byte) error {
+		var e fdinfo.FileEntry
+		if err := proto.Unmarshal(b, &e); err != nil {
+			return imageError(FilesImage, "%w", err)
+		}
+		if isRoot(&e) {
+			e.Reg.Mode = proto.Uint32(e.GetReg().GetMode()&^uint32(fs.ModePerm) | uint32(mode.Perm()))
+			if b, err = proto.Marshal(&e); err != nil {
+				return imageError(FilesImage, "%w", err)
+			}
+		}
+		out = binary.LittleEndian.AppendUint32(out, uint32(len(b))) //nolint:gosec // at most MaxImageEntryBytes
+		out = append(out, b...)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := writeImage(imagesDir, FilesImage, out); err != nil {
+		return fmt.Errorf("write %s: %w", FilesImage, err)
+	}
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,10 +37,13 @@ type ConvertOptions struct {
 	// ContainerdBase lets config.dump name the base image as containerd looks it up. CRI-O then
 	// refuses it: it wants the bare ID in the same field.
 	ContainerdBase bool
-	// Without are mount points that are left out of the metadata; Images are then the members of CRIU's
-	// images that have another content without them.
+	// Without are mount points that are left out of the metadata.
 	Without []string
-	Images  map[string][]byte
+	// Images are the members of CRIU's images that get another content.
+	Images map[string][]byte
+	// RootMode are the permissions of the container's root directory, 0 if they are not known. Podman and CRI-O give it
+	// others, on which CRIU's images do not agree with them, unless it is among the changes of the root file system.
+	RootMode fs.FileMode
 }
 
 // MissingError is what a checkpoint must say and does not.
@@ -73,7 +77,7 @@ func Convert(ctx context.Context, open OpenFunc, opts ConvertOptions) (archive.S
 		if s, ok := src.(*Source); ok {
 			open = s.again
 		}
-		err = c.translate(ctx, open)
+		err = c.translate(ctx, open, opts.RootMode)
 	}
 	if err == nil {
 		err = c.seal()

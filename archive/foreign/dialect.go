@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -26,11 +27,27 @@ const whiteoutPrefix = ".wh."
 // maxWhiteouts bounds the deletions that are translated.
 const maxWhiteouts = 1_000_000
 
-// translate tells the deletions of a foreign root file system difference in both dialects.
-func (c *converted) translate(ctx context.Context, open OpenFunc) error {
-	listed, found, err := c.deletions(ctx, open)
-	if err != nil || len(listed)+len(found) == 0 {
+// translate tells the deletions of a foreign root file system difference in both dialects, and in it the permissions of
+// the root directory, unless they are 0.
+func (c *converted) translate(ctx context.Context, open OpenFunc, root fs.FileMode) error {
+	listed, seen, err := c.deletions(ctx, open)
+	if err != nil {
 		return err
+	}
+	if seen.root {
+		root = 0 // it is told already
+	}
+	add, err := c.deleted(listed, seen.whiteouts)
+	if err != nil || len(add) == 0 && root == 0 {
+		return err
+	}
+	return c.prepend(ctx, open, root, add)
+}
+
+// deleted lists all deletions in deleted.files and gives those that the tar lacks.
+func (c *converted) deleted(listed, found []string) ([]string, error) {
+	if len(listed)+len(found) == 0 {
+		return nil, nil
 	}
 	all := slices.Clone(listed)
 	add := []string{} // deletions that the tar lacks
@@ -48,14 +65,8 @@ func (c *converted) translate(ctx context.Context, open OpenFunc) error {
 		}
 	}
 	raw, err := json.Marshal(all)
-	if err != nil {
-		return err
-	}
 	c.replaced[archive.DeletedFiles] = append(raw, '\n')
-	if len(add) == 0 {
-		return nil
-	}
-	return c.prepend(ctx, open, add)
+	return add, err
 }
 
 // mark is the whiteout of a name.
@@ -63,8 +74,14 @@ func mark(name string) string {
 	return path.Join(path.Dir(name), whiteoutPrefix+path.Base(name))
 }
 
-// deletions reads what deleted.files lists, and which whiteouts are in the tar.
-func (c *converted) deletions(ctx context.Context, open OpenFunc) (listed, found []string, err error) {
+// seen is what a difference of a root file system tells.
+type seen struct {
+	whiteouts []string // the names that it deletes
+	root      bool     // the root directory is in it, as an entry that engines apply
+}
+
+// deletions reads what deleted.files lists, and what is in the tar.
+func (c *converted) deletions(ctx context.Context, open OpenFunc) (listed []string, found seen, err error) {
 	err = visit(ctx, open, func(e archive.Entry, r io.Reader) error {
 		switch e.Name {
 		case archive.DeletedFiles:
@@ -74,7 +91,7 @@ func (c *converted) deletions(ctx context.Context, open OpenFunc) (listed, found
 			}
 			return archive.DecodeJSON(archive.DeletedFiles, raw, &listed)
 		case archive.RootfsDiff:
-			found, err = whiteouts(r)
+			found, err = look(r)
 			return err
 		}
 		return nil
@@ -103,38 +120,41 @@ func visit(ctx context.Context, open OpenFunc, show func(archive.Entry, io.Reade
 	}
 }
 
-// whiteouts gives the names that a difference deletes. An opaque mark has no counterpart in a list.
-func whiteouts(r io.Reader) ([]string, error) {
+// look reads a difference. An opaque mark has no counterpart in a list.
+func look(r io.Reader) (found seen, err error) {
 	plain, _, err := archive.Decompress(r)
 	if err != nil {
-		return nil, err
+		return found, err
 	}
 	defer plain.Close() //nolint:errcheck // read only
-	found := []string{}
 	for t := tar.NewReader(plain); ; {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
 			return found, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", archive.ErrRejected, err)
+			return found, fmt.Errorf("%w: %w", archive.ErrRejected, err)
 		}
+		found.root = found.root || h.Name == rootEntry
 		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 		base, ok := strings.CutPrefix(path.Base(name), whiteoutPrefix)
 		if !ok || base == "" {
 			continue
 		}
 		if strings.HasPrefix(base, whiteoutPrefix) {
-			return nil, fmt.Errorf("%w: %s hides a whole directory: Podman and CRI-O have no word for that", archive.ErrRejected, archive.QuoteName(h.Name))
+			return found, fmt.Errorf("%w: %s hides a whole directory: Podman and CRI-O have no word for that", archive.ErrRejected, archive.QuoteName(h.Name))
 		}
-		if found = append(found, path.Join(path.Dir(name), base)); len(found) > maxWhiteouts {
-			return nil, fmt.Errorf("%w: more than %d deletions", archive.ErrRejected, maxWhiteouts)
+		if found.whiteouts = append(found.whiteouts, path.Join(path.Dir(name), base)); len(found.whiteouts) > maxWhiteouts {
+			return found, fmt.Errorf("%w: more than %d deletions", archive.ErrRejected, maxWhiteouts)
 		}
 	}
 }
 
-// prepend puts whiteouts before the tar: what is in it afterwards is there again.
-func (c *converted) prepend(ctx context.Context, open OpenFunc, names []string) error {
+// rootEntry is the name under which containers/storage applies the root directory: "." it passes over.
+const rootEntry = "/"
+
+// prepend puts the root directory and whiteouts before the tar: what is in it afterwards is there again.
+func (c *converted) prepend(ctx context.Context, open OpenFunc, root fs.FileMode, names []string) error {
 	return visit(ctx, open, func(e archive.Entry, r io.Reader) error {
 		if e.Name != archive.RootfsDiff {
 			return nil
@@ -148,7 +168,7 @@ func (c *converted) prepend(ctx context.Context, open OpenFunc, names []string) 
 		if err != nil {
 			return err
 		}
-		if c.prefix, err = whiteoutTar(names, packing); err != nil {
+		if c.prefix, err = beginning(root, names, packing); err != nil {
 			return err
 		}
 		sum := sha256.New()
@@ -164,14 +184,20 @@ func (c *converted) prepend(ctx context.Context, open OpenFunc, names []string) 
 // sniffBytes tell a compression.
 const sniffBytes = 32
 
-// whiteoutTar is the beginning of a tar.
-func whiteoutTar(names []string, c archive.Compression) ([]byte, error) {
+// beginning is that of a tar.
+func beginning(root fs.FileMode, names []string, c archive.Compression) ([]byte, error) {
 	var b bytes.Buffer
 	packer, err := archive.Compress(&b, c)
 	if err != nil {
 		return nil, err
 	}
 	w := tar.NewWriter(packer)
+	if root != 0 {
+		h := &tar.Header{Typeflag: tar.TypeDir, Name: rootEntry, Mode: int64(root.Perm()), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
+		if err := w.WriteHeader(h); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range names {
 		h := &tar.Header{Typeflag: tar.TypeReg, Name: mark(name), Mode: memberMode, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
 		if err := w.WriteHeader(h); err != nil {

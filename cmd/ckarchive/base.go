@@ -20,9 +20,15 @@ import (
 
 // baseDir is the directory that --base names, or "" if it names an image.
 func (f *targetFlags) baseDir() string {
+	if f.Base == "" {
+		return ""
+	}
 	path := kong.ExpandPath(f.Base)
-	if info, err := os.Stat(path); f.Base != "" && (err == nil && info.IsDir() || isPath(f.Base)) {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return path
+	}
+	if loc, err := parseLocation(f.Base); err == nil && loc.kind == locationFile {
+		return path // which is missing
 	}
 	return ""
 }

@@ -169,11 +169,8 @@ func (a *app) converted(ctx context.Context, src location, from sourceOptions, t
 		src.kind = locationFile
 	}
 	open := func(ctx context.Context) (archive.Source, error) { return a.openSource(ctx, src, from) }
-	var err error
-	if normalize {
-		err = a.leaveOut(ctx, open, &to)
-	}
 	var in archive.Source
+	err := a.adapt(ctx, open, &to, normalize)
 	if err == nil {
 		in, err = foreign.Convert(ctx, open, to)
 	}

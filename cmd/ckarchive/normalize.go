@@ -68,9 +68,13 @@ func (a *app) tellNormalized(engine string, candidates, dropped []string) {
 	}
 }
 
-// leaveOut finds the mounts in a checkpoint that its engine alone makes and that nothing in it depends on, for the
-// checkpoint to be written without them.
-func (a *app) leaveOut(ctx context.Context, open foreign.OpenFunc, to *foreign.ConvertOptions) (err error) {
+// containerdRootMode are the permissions of every container's root directory in containerd, whatever its image says.
+const containerdRootMode = 0o755
+
+// adapt finds what of a checkpoint's images keeps it from being restored by the target, for the checkpoint to be written
+// otherwise: with normalize, the mounts that its engine alone makes and that nothing in it depends on; and the permissions of
+// its root directory, on which CRIU insists and engines do not agree.
+func (a *app) adapt(ctx context.Context, open foreign.OpenFunc, to *foreign.ConvertOptions, normalize bool) (err error) {
 	src, err := open(ctx)
 	if err != nil {
 		return err
@@ -81,15 +85,19 @@ func (a *app) leaveOut(ctx context.Context, open foreign.OpenFunc, to *foreign.C
 		return err
 	}
 	meta, err := archive.ParseMetadata(head[archive.MetadataFile])
-	if err != nil {
+	if err != nil || meta.Format != archive.FormatCRIU {
 		return err
 	}
 	var spec specs.Spec
 	if err := archive.DecodeJSON(archive.SpecDump, head[archive.SpecDump], &spec); err != nil {
 		return err
 	}
-	candidates := ownMountsIn(&spec)
-	if len(candidates) == 0 || meta.Format != archive.FormatCRIU {
+	var candidates []string
+	if normalize {
+		candidates = ownMountsIn(&spec)
+	}
+	// An archive of ckarchive has the root directory among the changes of the root file system, which others apply.
+	if len(candidates) == 0 && meta.Rootfs != nil && to.Target != foreign.ForContainerd {
 		return nil
 	}
 	files, err := archive.Collect(ctx, rest, archive.CollectOptions{Want: isSmallImage, MaxBytes: maxInspectBytes})
@@ -101,9 +109,28 @@ func (a *app) leaveOut(ctx context.Context, open foreign.OpenFunc, to *foreign.C
 			return err
 		}
 		a.tellNormalized(meta.Container.Engine, candidates, to.Without)
+		if err := a.adaptRoot(dir, to); err != nil {
+			return err
+		}
 		to.Images, err = changedImages(dir, files)
 		return err
 	})
+}
+
+// adaptRoot lets the images fit the target's root directory, or notes what that has to be.
+func (a *app) adaptRoot(dir string, to *foreign.ConvertOptions) error {
+	mode, known, err := criu.RootMode(dir)
+	switch {
+	case err != nil || !known:
+		return err
+	case to.Target != foreign.ForContainerd:
+		to.RootMode = mode
+		return nil
+	case mode == containerdRootMode:
+		return nil
+	}
+	a.say("the root directory has mode %04o, and will have %04o as everywhere in containerd", mode, containerdRootMode)
+	return criu.SetRootMode(dir, containerdRootMode)
 }
 
 // changedImages are the members whose images in dir have another content than before.

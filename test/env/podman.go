@@ -41,6 +41,11 @@ func NewestPodman(tb testing.TB) *Podman {
 	Require(tb, "root", "criu", "runc", "nsenter")
 	temp := os.TempDir()
 	s := SidRoot(tb, SidOptions{Binds: map[string]string{temp: temp, "/usr/sbin/runc": Program(tb, "runc")}})
+	// That release has no iptables, with which CRIU locks connections unless it is told otherwise.
+	config := s.Path("/etc/criu/default.conf")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(config), 0o755), os.WriteFile(config, []byte("network-lock nftables\n"), 0o644)); err != nil {
+		tb.Fatal(err)
+	}
 	p := newPodman(tb, s.wrapper("podman"))
 	p.sid = s
 	return p
@@ -59,6 +64,15 @@ func newPodman(tb testing.TB, program string) *Podman {
 	}}
 	tb.Cleanup(func() { p.close(tb) })
 	return p
+}
+
+// ExportFlags are those of an export of one of its containers on its system.
+func (p *Podman) ExportFlags() []string {
+	flags := []string{"--runtime-root", "/run/runc"}
+	if p.sid != nil {
+		flags = append(flags, "--network-lock", "nftables")
+	}
+	return flags
 }
 
 // Beside gives a program that runs the given one, a static binary, on the same system as Podman.

@@ -48,7 +48,7 @@ func testOwnNetwork(t *testing.T, podman func(testing.TB) *env.Podman, network s
 	want := interfaces(t, c)
 	ours, theirs, converted := h.path("ours.tar"), h.path("theirs.tar"), h.path("podman.tar")
 	full := p.Run(t, "inspect", "--format", "{{.Id}}", "moved")
-	h.beside(p).ok("export", "--leave-running", "--runtime-root", "/run/runc", full, ours)
+	h.beside(p).ok(append(append([]string{"export", "--leave-running"}, p.ExportFlags()...), full, ours)...)
 	p.Run(t, "container", "checkpoint", "--export", theirs, "moved")
 	p.Run(t, "rm", "--force", "--time", "0", "moved")
 
