@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -207,6 +208,52 @@ func TestDialects(t *testing.T) {
 		}
 		if !slices.Contains(present, "data/opq/new") {
 			t.Errorf("%s: data/opq/new is lost: %q", test.file, present)
+		}
+	}
+}
+
+// The root directory and its permissions are the first of the changes, once: containers/storage applies it by that name only.
+func TestRootMode(t *testing.T) {
+	roots := func(open foreign.OpenFunc, mode fs.FileMode) []int64 {
+		t.Helper()
+		list, err := archivetest.Read(t.Context(), convert(t, open, foreign.ConvertOptions{Target: foreign.ForAll, RootMode: mode}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		modes := []int64{}
+		for _, f := range list {
+			if f.Name != archive.RootfsDiff {
+				continue
+			}
+			plain, _, err := archive.Decompress(bytes.NewReader(f.Content))
+			if err != nil {
+				t.Fatal(err)
+			}
+			tr := tar.NewReader(plain)
+			for first := true; ; first = false {
+				h, err := tr.Next()
+				if errors.Is(err, io.EOF) {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if h.Name == "/" {
+					modes = append(modes, h.Mode)
+					if !first || h.Typeflag != tar.TypeDir {
+						t.Errorf("the root directory is not the first entry, or of type %q", h.Typeflag)
+					}
+				}
+			}
+		}
+		return modes
+	}
+	for _, file := range []string{"testdata/crio.tar.zst", "testdata/containerd-cri.tar.zst"} {
+		if got := roots(reading(file), 0o711); !slices.Equal(got, []int64{0o711}) {
+			t.Errorf("%s: %o, want 711 once", file, got)
+		}
+		if got := roots(reading(file), 0); len(got) > 0 {
+			t.Errorf("%s, not known: %o, want none", file, got)
 		}
 	}
 }

@@ -36,7 +36,7 @@ type dumpFlags struct {
 	acceptFlags
 	criuFlags
 	External          []string      `help:"A unix socket outside of the container that it is connected to, by its path or @name, or any external object in CRIU's notation, as unix[1234]; may be repeated." sep:"none" placeholder:"NAME"`
-	NetworkLock       string        `help:"How CRIU locks TCP connections: ${enum}." enum:"iptables,nftables,skip" default:"${networklock}"`
+	NetworkLock       string        `help:"How CRIU locks TCP connections, here and when it restores: ${enum}." enum:"iptables,nftables,skip" default:"${networklock}"`
 	ManageCgroupsMode string        `help:"How much of its cgroups is dumped: ignore, soft, full, strict; soft by default." enum:",ignore,soft,full,strict" default:"" placeholder:"MODE"`
 	EmptyNs           string        `help:"Leave this namespace empty: network is the only one." enum:",network" default:"" placeholder:"network"`
 	SkipFileRWXCheck  bool          `name:"skip-file-rwx-check" help:"Do not compare the modes of open files when this archive is restored."`

@@ -66,13 +66,12 @@ func newPodman(tb testing.TB, program string) *Podman {
 	return p
 }
 
-// ExportFlags are those of an export of one of its containers on its system.
-func (p *Podman) ExportFlags() []string {
-	flags := []string{"--runtime-root", "/run/runc"}
-	if p.sid != nil {
-		flags = append(flags, "--network-lock", "nftables")
+// NetworkLock are the flags of an export with which its system can restore: CRIU restores with the lock that it dumped with.
+func (p *Podman) NetworkLock() []string {
+	if p.sid == nil {
+		return nil
 	}
-	return flags
+	return []string{"--network-lock", "nftables"}
 }
 
 // Beside gives a program that runs the given one, a static binary, on the same system as Podman.
@@ -106,10 +105,25 @@ func (p *Podman) Run(tb testing.TB, args ...string) string {
 	tb.Helper()
 	said, err := p.Try(tb, args...)
 	if err != nil {
-		tb.Fatalf("podman %s: %v\n%s", strings.Join(args, " "), err, said)
+		tb.Fatalf("podman %s: %v\n%s%s", strings.Join(args, " "), err, said, namedLog(said))
 	}
 	lines := strings.Split(strings.TrimSpace(said), "\n")
 	return lines[len(lines)-1]
+}
+
+// namedLog is what is wrong in CRIU's log, if a runtime names it.
+func namedLog(said string) string {
+	_, name, found := strings.Cut(said, "log file: ")
+	if !found {
+		return ""
+	}
+	var wrong strings.Builder
+	for line := range strings.Lines(read(strings.TrimSpace(strings.SplitN(name, "\n", 2)[0]))) {
+		if strings.Contains(line, "Error") || strings.Contains(line, "Warn") {
+			wrong.WriteString(line)
+		}
+	}
+	return wrong.String()
 }
 
 // Try runs a command and gives all that it prints.

@@ -70,6 +70,12 @@ func TestAmongEngines(t *testing.T) {
 		alone := from.restore(t, file)
 		kept := snapshot(t, alone.Path("/"))
 		from.remove(t, alone)
+		if from.name == "podman" { // the others are in TestCRIInOurs
+			t.Run("podman to crun", func(t *testing.T) {
+				r := h.restoreHere(t, "crun", file, "--allow", "host:network")
+				wantKept(t, snapshot(t, r.Path("/")), kept, want)
+			})
+		}
 		for _, to := range slices.DeleteFunc(slices.Clone(all), func(e *engine) bool { return e == from }) {
 			t.Run(from.name+" to "+to.name, func(t *testing.T) {
 				converted := h.path(from.name + "-" + to.name + ".tar")

@@ -48,7 +48,7 @@ func testOwnNetwork(t *testing.T, podman func(testing.TB) *env.Podman, network s
 	want := interfaces(t, c)
 	ours, theirs, converted := h.path("ours.tar"), h.path("theirs.tar"), h.path("podman.tar")
 	full := p.Run(t, "inspect", "--format", "{{.Id}}", "moved")
-	h.beside(p).ok(append(append([]string{"export", "--leave-running"}, p.ExportFlags()...), full, ours)...)
+	h.beside(p).ok(append([]string{"export", "--leave-running", "--runtime-root", "/run/runc", full, ours}, p.NetworkLock()...)...)
 	p.Run(t, "container", "checkpoint", "--export", theirs, "moved")
 	p.Run(t, "rm", "--force", "--time", "0", "moved")
 
@@ -89,7 +89,7 @@ func testOwnNetworkOfRunc(t *testing.T, podman func(testing.TB) *env.Podman) {
 	p.InNetwork(t, mark()+"-podman")
 	known := []string{"--base-image", baseImage, "--base-id", p.Image(t, h.base, baseImage)}
 	c := h.start("plain", env.BundleOptions{Args: workload()})
-	h.ok("export", "--base", h.base, "--name", "moved", c.ID, h.path("ours.tar"))
+	h.ok(append([]string{"export", "--base", h.base, "--name", "moved", c.ID, h.path("ours.tar")}, p.NetworkLock()...)...)
 	h.ok(append([]string{"convert", "--to", "podman", h.path("ours.tar"), h.path("podman.tar")}, known...)...)
 	p.Run(t, "container", "restore", "--import", h.path("podman.tar"))
 	r := inPodman(t, p, "moved")
