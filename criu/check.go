@@ -123,6 +123,9 @@ func checkSurroundings(ctx context.Context, dir string, names []string, opts Che
 	if err := checkLabels(dir, spec); err != nil {
 		return err
 	}
+	if err := checkFiles(dir, names, spec); err != nil {
+		return err
+	}
 	if err := checkNodes(ctx, dir, names, spec); err != nil {
 		return err
 	}

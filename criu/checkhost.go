@@ -5,13 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/checkpoint-restore/go-criu/v8/crit/images/cgroup"
 	"github.com/opencontainers/runtime-spec/specs-go"
-
-	"github.com/ckarchive/ckarchive/archive"
 )
-
-const cgroupImage = "cgroup.img"
 
 func isMountImage(name string) bool {
 	return strings.HasPrefix(name, "mountpoints-") && strings.HasSuffix(name, ".img")
@@ -19,70 +14,6 @@ func isMountImage(name string) bool {
 
 // imagePath makes a path of an image ("./proc" in old ones, "/proc") absolute and clean.
 func imagePath(p string) string { return filepath.Clean("/" + strings.TrimPrefix(p, ".")) }
-
-// checkCgroupImage rejects names that are not plain: CRIU opens them for writing as root.
-func checkCgroupImage(dir string, spec *specs.Spec) error {
-	if _, err := os.Lstat(filepath.Join(dir, cgroupImage)); os.IsNotExist(err) {
-		return nil
-	}
-	entries, err := readEntries[cgroup.CgroupEntry](dir, cgroupImage, magicCgroup)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		for _, set := range e.GetSets() {
-			for _, m := range set.GetCtls() {
-				if !strings.HasPrefix(m.GetPath(), "/") || m.GetPath() != filepath.Clean(m.GetPath()) {
-					return imageError(cgroupImage, "path %s", archive.QuoteName(m.GetPath()))
-				}
-				if !plainName(m.GetName()) && m.GetName() != "" {
-					return imageError(cgroupImage, "controller %s", archive.QuoteName(m.GetName()))
-				}
-			}
-		}
-		for _, ctl := range e.GetControllers() {
-			for _, n := range ctl.GetCnames() {
-				if n != "" && !plainName(n) {
-					return imageError(cgroupImage, "controller %s", archive.QuoteName(n))
-				}
-			}
-			if err := checkCgroupDirs(ctl.GetDirs(), true, spec); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// checkCgroupDirs checks a tree of cgroups. Only the topmost are named by a path.
-func checkCgroupDirs(dirs []*cgroup.CgroupDirEntry, top bool, spec *specs.Spec) error {
-	for _, d := range dirs {
-		name := d.GetDirName()
-		ok := plainName(name)
-		if top {
-			trimmed := strings.TrimPrefix(name, "/")
-			ok = trimmed == "" || trimmed == filepath.Clean(trimmed) && filepath.IsLocal(trimmed)
-		}
-		if !ok {
-			return imageError(cgroupImage, "directory %s", archive.QuoteName(name))
-		}
-		for _, p := range d.GetProperties() {
-			if !plainName(p.GetName()) {
-				return imageError(cgroupImage, "property %s", archive.QuoteName(p.GetName()))
-			}
-			if p.GetName() != "devices.list" {
-				continue
-			}
-			if err := checkDeviceList(p.GetValue(), spec); err != nil {
-				return err
-			}
-		}
-		if err := checkCgroupDirs(d.GetChildren(), false, spec); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 func plainName(s string) bool {
 	return s != "" && s != "." && s != ".." && !strings.ContainsAny(s, "/\x00")

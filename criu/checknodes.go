@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -117,22 +118,49 @@ const (
 // checkTmpfs checks the content of a temporary file system, a packed tar: every entry must
 // stay where it is unpacked, without help from what an earlier one put there.
 func checkTmpfs(ctx context.Context, dir, name string, spec *specs.Spec) error {
-	f, size, err := openImage(dir, name)
+	kinds := map[string]byte{}
+	return walkTmpfs(ctx, dir, name, func(h *tar.Header) error {
+		if len(kinds) == maxTmpfsEntries {
+			return fmt.Errorf("more than %d entries", maxTmpfsEntries)
+		}
+		return checkTmpfsEntry(h, kinds, spec)
+	})
+}
+
+// packedLinks gives the symbolic links in the content of a temporary file system, by clean names. An image that is
+// not there has none.
+func packedLinks(ctx context.Context, dir, name string) (map[string]bool, error) {
+	links := map[string]bool{}
+	err := walkTmpfs(ctx, dir, name, func(h *tar.Header) error {
+		if h.Typeflag == tar.TypeSymlink {
+			links[path.Clean(h.Name)] = true
+		}
+		return nil
+	})
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return links, err
+}
+
+// walkTmpfs gives the entries of the content of a temporary file system to f. tar(1), which unpacks it, must
+// read the same entries: a header that the two would understand in different ways is an error.
+func walkTmpfs(ctx context.Context, dir, name string, f func(*tar.Header) error) error {
+	image, size, err := openImage(dir, name)
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // read side
+	defer image.Close() //nolint:errcheck // read side
 	if size == 0 {
 		return nil // nothing was in it
 	}
-	content, _, err := archive.Decompress(f)
+	content, _, err := archive.Decompress(image)
 	if err != nil {
 		return imageError(name, "%w", err)
 	}
 	defer content.Close() //nolint:errcheck // read side
 	limited := &io.LimitedReader{R: content, N: maxTmpfsBytes}
 	tr := tar.NewReader(limited)
-	kinds := map[string]byte{}
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -147,13 +175,31 @@ func checkTmpfs(ctx context.Context, dir, name string, spec *specs.Spec) error {
 		if err != nil {
 			return imageError(name, "%w", err)
 		}
-		if len(kinds) == maxTmpfsEntries {
-			return imageError(name, "more than %d entries", maxTmpfsEntries)
+		err = plainHeader(h)
+		if err == nil {
+			err = f(h)
 		}
-		if err := checkTmpfsEntry(h, kinds, spec); err != nil {
+		if err != nil {
 			return imageError(name, "%s: %w", archive.QuoteName(h.Name), err)
 		}
 	}
+}
+
+// plainHeader rejects what archive/tar and tar(1) read differently: content of what has none, which only one of them
+// skips, and two names of one entry.
+func plainHeader(h *tar.Header) error {
+	switch h.Typeflag {
+	case tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo:
+		if h.Size != 0 {
+			return errors.New("an entry without content that has a size")
+		}
+	}
+	for key, value := range map[string]string{"path": h.Name, "linkpath": h.Linkname} {
+		if other, ok := h.PAXRecords[key]; ok && other != value {
+			return fmt.Errorf("also called %s", archive.QuoteName(other))
+		}
+	}
+	return nil
 }
 
 // checkTmpfsEntry checks one entry; kinds are the types of those before it.

@@ -15,6 +15,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/userns"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // capabilityNames are the capabilities of Linux in the order of their numbers.
@@ -103,6 +104,9 @@ func checkThread(name string, core *criu_core.CoreEntry, filters filterSet, shar
 	if err := checkCapabilities(name, core.GetThreadCore().GetCreds(), spec); err != nil {
 		return err
 	}
+	if err := checkScheduling(name, core, spec); err != nil {
+		return err
+	}
 	switch mode, filter := seccompOf(core); {
 	case mode == criu_core.SeccompMode_filter:
 		return filters.check(name, filter)
@@ -121,10 +125,7 @@ func checkCapabilities(name string, c *creds.CredsEntry, spec *specs.Spec) error
 	if c == nil {
 		return imageError(name, "task has no credentials")
 	}
-	var bounding []string
-	if spec.Process.Capabilities != nil {
-		bounding = spec.Process.Capabilities.Bounding
-	}
+	granted := bounding(spec)
 	names := strings.Fields(capabilityNames)
 	for _, set := range [][]uint32{c.GetCapInh(), c.GetCapPrm(), c.GetCapEff(), c.GetCapBnd(), c.GetCapAmb()} {
 		for word, w := range set {
@@ -134,11 +135,26 @@ func checkCapabilities(name string, c *creds.CredsEntry, spec *specs.Spec) error
 				if n >= len(names) {
 					return imageError(name, "task has the unknown capability %d", n)
 				}
-				if !slices.Contains(bounding, "CAP_"+names[n]) {
+				if !slices.Contains(granted, "CAP_"+names[n]) {
 					return imageError(name, "task has CAP_%s, which the spec does not grant", names[n])
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// checkScheduling rejects a thread that goes before all others of the host, or may choose to, which needs CAP_SYS_NICE or
+// a resource limit of the spec: CRIU sets what the image says as root.
+func checkScheduling(name string, core *criu_core.CoreEntry, spec *specs.Spec) error {
+	limit := func(l specs.POSIXRlimit) bool { return l.Type == "RLIMIT_RTPRIO" && l.Hard > 0 }
+	if spec == nil || spec.Process == nil || slices.Contains(bounding(spec), "CAP_SYS_NICE") || slices.ContainsFunc(spec.Process.Rlimits, limit) {
+		return nil
+	}
+	realTime := slices.Contains([]uint32{unix.SCHED_FIFO, unix.SCHED_RR, unix.SCHED_DEADLINE}, core.GetThreadCore().GetSchedPolicy())
+	limits := core.GetTc().GetRlimits().GetRlimits() // by the numbers of the kernel
+	if realTime || len(limits) > unix.RLIMIT_RTPRIO && limits[unix.RLIMIT_RTPRIO].GetMax() > 0 {
+		return imageError(name, "task may run in real time, for which it needs CAP_SYS_NICE, which the spec does not grant")
 	}
 	return nil
 }

@@ -38,6 +38,7 @@ const (
 	magicSeccomp   uint32 = 1681993801
 	magicUserns    uint32 = 1430735110
 	magicGhost     uint32 = 1381512709
+	magicRemaps    uint32 = 0x59133954
 )
 
 // Limits of images that are parsed. Memory is taken for what a file holds, never for what it claims.

@@ -149,6 +149,11 @@ func (r *restore) revive(ctx context.Context, p *progress, unpacked string) erro
 	if err := r.makeStandIns(ctx, unpacked); err != nil {
 		return err
 	}
+	if !r.sandboxed() {
+		if err := criu.CheckPaths(ctx, images, spec, r.rootfs, r.mountSources()); err != nil {
+			return err
+		}
+	}
 	if err := r.writeBundle(spec); err != nil {
 		return err
 	}

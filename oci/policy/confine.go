@@ -24,7 +24,12 @@ func (b *builder) process() {
 		b.spec.Process.OOMScoreAdj = nil
 		b.drop("a place behind others when memory is short")
 	}
-	if p.Scheduler != nil || p.IOPriority != nil || p.ExecCPUAffinity != nil {
+	realTime := func(l specs.POSIXRlimit) bool { return l.Type == "RLIMIT_RTPRIO" }
+	limited := !b.opts.Own && slices.ContainsFunc(p.Rlimits, realTime)
+	if limited {
+		b.spec.Process.Rlimits = slices.DeleteFunc(p.Rlimits, realTime)
+	}
+	if limited || p.Scheduler != nil || p.IOPriority != nil || p.ExecCPUAffinity != nil {
 		b.drop("scheduling")
 	}
 	if p.SelinuxLabel == "" && p.ApparmorProfile == "" && b.old.Linux.MountLabel == "" {

@@ -351,7 +351,7 @@ func TestCorpus(t *testing.T) {
 	m, plain, proven := pattern(t)
 	before := state(t, m.canary)
 	corpus := slices.Concat(tars(plain, m.canary), compressions(plain), documents(plain, proven), configurations(plain, m.canary),
-		rootFileSystems(plain, m.canary), imagesOf(plain, m.canary), controls(plain, proven))
+		rootFileSystems(plain, m.canary), imagesOf(plain, m.canary), reaches(plain, m.canary), controls(plain, proven))
 	names := map[string]bool{}
 	for _, s := range corpus {
 		if names[s.name] {
