@@ -168,6 +168,9 @@ func usedSets(dir string) (map[uint32]bool, error) {
 	}
 	sets := map[uint32]bool{}
 	for _, t := range tasks {
+		if isZombie(dir, t.GetPid()) {
+			continue // it is moved nowhere, and its threads are none
+		}
 		for _, tid := range append([]uint32{t.GetPid()}, t.GetThreads()...) {
 			core, err := readEntry[criu_core.CoreEntry](dir, coreName(tid), magicCore)
 			if err != nil {
