@@ -47,9 +47,14 @@ var knownCauses = []knownCause{
 		"use the file-locks option", "file-locks",
 	},
 	{
-		regexp.MustCompile(`anon_inode:\[io_uring\]|io_uring|send_fds failed \(-22\)|Can\'t retrieve FDs from socket`), "io-uring",
+		regexp.MustCompile(`io_uring|send_fds failed \(-22\)`), "io-uring",
 		"a task uses io_uring, which CRIU cannot dump",
 		"run the program without io_uring (UV_USE_IO_URING=0 for libuv and Node.js)", "",
+	},
+	{
+		regexp.MustCompile(`Can't retrieve FDs from socket|Too many open files`), "open-files",
+		"a task has more files open than CRIU may have",
+		"raise the limit for open files, ulimit -n", "",
 	},
 	{
 		regexp.MustCompile(`Can't dump half of stream unix connection|Can't dump name-less external socket`), "unix-stream-external",

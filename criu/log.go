@@ -77,8 +77,9 @@ func newError(op, logPath string, err error) *Error {
 }
 
 var (
-	// logPrefix is the time and, in the restorer, the task: "(00.012345)      7: ".
-	logPrefix = regexp.MustCompile(`^\(\d+\.\d+\)\s+(?:pie: )?(?:\d+: )?`)
+	// logPrefix is the time and, in the restorer, the task: "(00.012345)      7: ". What runs in the
+	// tasks themselves has no time: "pie: 7: ".
+	logPrefix = regexp.MustCompile(`^(?:\(\d+\.\d+\)\s+)?(?:pie: )?(?:\d+: )?`)
 	// logSource is the place in CRIU's source: "Error (criu/files.c:123): ".
 	logSource = regexp.MustCompile(`^(?:Error|Warn)\s+\(([^)]*)\): ?`)
 	// logHarmless are errors that CRIU logs in runs that succeed, or that only say that it failed.

@@ -25,7 +25,8 @@ func TestExplain(t *testing.T) {
 		"session-outside":      {`(00.05) Error (criu/cr-dump.c:1528): A session leader of 4242(7) is outside of its pid namespace`},
 		"device-mapping":       {`(00.05) Error (criu/proc_parse.c:663): Can't handle non-regular mapping on 4242's map 7f0000000000`},
 		"uprobes":              {`(00.05) Error (criu/proc_parse.c:614): PID 4242 has uprobes vma. Consider using --allow-uprobes.`},
-		"io-uring":             {"(00.021007) Error (criu/files-ext.c:94): Can't dump file 600 of that type [600] (anon anon_inode:[io_uring])"},
+		"io-uring":             {"pie: 1: Error (criu/pie/parasite.c:588): send_fds failed (-22)", "(00.035559) Error (criu/parasite-syscall.c:280): Can't retrieve FDs from socket"},
+		"open-files":           {"(00.166182) Error (criu/parasite-syscall.c:280): Can't retrieve FDs from socket"},
 		"file-type":            {"(00.021007) Error (criu/files-ext.c:94): Can't dump file 5 of that type [20600] (chr dev/fuse)"},
 		"unix-stream-external": {"(00.021007) Error (criu/sk-unix.c:881): unix: Can't dump half of stream unix connection. name: (null); peer name: /run/x"},
 		"unix-external":        {"(00.021007) Error (criu/sk-unix.c:874): unix: External socket is used. Consider using --ext-unix-sk option."},
@@ -95,12 +96,11 @@ func TestExplain(t *testing.T) {
 // TestExplainUnderOtherNames knows a cause by the lines that CRIU's helpers log of it.
 func TestExplainUnderOtherNames(t *testing.T) {
 	for line, want := range map[string]string{
-		"Error (compel/src/lib/infect-util.c:1): send_fds failed (-22)":                 "io-uring",
-		"Error (criu/parasite-syscall.c:280): Can't retrieve FDs from socket":           "io-uring",
-		"Error (criu/sockets.c:767): BUG! Unknown socket collected (family 29)":         "socket-type",
-		"Error (criu/namespaces.c:739): Can't dump nested time namespace for 42":        "nested-namespace",
-		"Error (criu/sk-inet.c:123): inet: Unsupported proto 262 for socket 3a1f":       "mptcp-socket",
-		"Error (criu/sk-unix.c:494): unix: In-flight connection on listening socket 77": "",
+		"Error (criu/files-ext.c:94): Can't dump file 600 of that type [600] (anon anon_inode:[io_uring])": "io-uring",
+		"Error (criu/sockets.c:767): BUG! Unknown socket collected (family 29)":                            "socket-type",
+		"Error (criu/namespaces.c:739): Can't dump nested time namespace for 42":                           "nested-namespace",
+		"Error (criu/sk-inet.c:123): inet: Unsupported proto 262 for socket 3a1f":                          "mptcp-socket",
+		"Error (criu/sk-unix.c:494): unix: In-flight connection on listening socket 77":                    "",
 	} {
 		path := filepath.Join(t.TempDir(), "dump.log")
 		must(t, os.WriteFile(path, []byte("(00.05) "+line+"\n"), 0o600))
