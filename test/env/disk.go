@@ -95,3 +95,24 @@ func (d *Disk) forget(name string) {
 		d.tb.Fatalf("forget %s: %v", name, err)
 	}
 }
+
+// Reflinks mounts a file system where files can share blocks, and gives its directory. It is gone when the test ends.
+func Reflinks(tb testing.TB) string {
+	tb.Helper()
+	Require(tb, "root", "mkfs.xfs", "mount")
+	dir := tb.TempDir()
+	d := &Disk{Dir: filepath.Join(dir, "disk"), tb: tb, image: filepath.Join(dir, "image")}
+	if err := os.Mkdir(d.Dir, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	if err := os.Truncate(d.image, 320<<20); err != nil { // the least that XFS wants is 300 MiB
+		tb.Fatal(err)
+	}
+	d.run("mkfs.xfs", "-q", "-m", "reflink=1", d.image)
+	d.run("mount", "-t", "xfs", "-o", "loop", d.image, d.Dir)
+	tb.Cleanup(func() { d.run("umount", "--lazy", d.Dir) })
+	return d.Dir
+}
