@@ -33,12 +33,13 @@ var (
 const maxQuotedName = 80
 
 // QuoteName makes a name from an archive fit for a terminal or a log: quoted as a
-// Go string without control characters, at most 80 bytes of it.
+// Go string, at most 80 bytes of it. Characters that control a terminal, that turn the direction of
+// writing, or that nobody sees are escaped; letters of all languages are not.
 func QuoteName(name string) string {
 	if len(name) > maxQuotedName {
-		return strconv.QuoteToASCII(name[:maxQuotedName]) + "..."
+		return strconv.Quote(name[:maxQuotedName]) + "..."
 	}
-	return strconv.QuoteToASCII(name)
+	return strconv.Quote(name)
 }
 
 // EntryError says which member of an archive an operation stopped at.

@@ -278,10 +278,10 @@ func TestQuoteName(t *testing.T) {
 	const shown = 80
 	for in, want := range map[string]string{
 		"a":                            `"a"`,
-		"a\n\x1b[2Jé":                  `"a\n\x1b[2J\u00e9"`,
+		"a\n\x1b[2J\u202eé":            `"a\n\x1b[2J\u202eé"`,
 		strings.Repeat("n", shown):     `"` + strings.Repeat("n", shown) + `"`,
 		strings.Repeat("n", shown+1):   `"` + strings.Repeat("n", shown) + `"...`,
-		strings.Repeat("é", shown/2+1): `"` + strings.Repeat(`\u00e9`, shown/2) + `"...`,
+		strings.Repeat("é", shown/2+1): `"` + strings.Repeat(`é`, shown/2) + `"...`,
 	} {
 		if got := archive.QuoteName(in); got != want {
 			t.Errorf("got %s, want %s", got, want)

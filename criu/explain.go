@@ -24,7 +24,7 @@ var knownCauses = []knownCause{
 	{
 		regexp.MustCompile(`Connected TCP socket, consider using`), "tcp-established",
 		"a task has an established TCP connection",
-		"use the tcp-established option to keep connections, or tcp-close to restore them closed", "tcp-established",
+		"use the tcp-established option to keep connections, or the tcp-close option to restore them closed", "tcp-established",
 	},
 	{
 		regexp.MustCompile(`Can't connect inet socket back|Network is unreachable`), "network-not-ready",

@@ -19,6 +19,8 @@ const (
 	// freezeBase is the time that does not depend on the size: 45 ms of CRIU's own,
 	// 100 ms for mounts and cgroups, and up to 100 ms until the tasks have stopped.
 	freezeBase = 245 * time.Millisecond
+	// freezePerTask is what CRIU does in each task: 50 took 0.32 s and 200 took 0.85 s more than one.
+	freezePerTask = 5 * time.Millisecond
 	// freezePerMiB is for memory: 338 to 424 ms for 1 GiB, 714 to 791 ms for 2 GiB.
 	freezePerMiB = 370 * time.Microsecond
 	// freezeTmpfsPerMiB is for the content of tmpfs, which "tar --gzip" reads: 60 MiB
@@ -235,7 +237,7 @@ func (p *preflight) finish() Report {
 	slices.SortFunc(r.Findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(rank[a.Severity], rank[b.Severity]), cmp.Compare(a.Code, b.Code))
 	})
-	r.Freeze = freezeBase + perMiB(r.Memory, freezePerMiB) + perMiB(r.Tmpfs, freezeTmpfsPerMiB)
+	r.Freeze = freezeBase + time.Duration(r.Tasks)*freezePerTask + perMiB(r.Memory, freezePerMiB) + perMiB(r.Tmpfs, freezeTmpfsPerMiB)
 	return r
 }
 

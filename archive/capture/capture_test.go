@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 type fakeContainer struct {
 	did  []string
 	fail string
+	ends bool // when it has been resumed
 }
 
 func (c *fakeContainer) do(ctx context.Context, what string) error {
@@ -30,9 +32,15 @@ func (c *fakeContainer) do(ctx context.Context, what string) error {
 	return nil
 }
 
-func (c *fakeContainer) Pause(ctx context.Context) error  { return c.do(ctx, "pause") }
-func (c *fakeContainer) Resume(ctx context.Context) error { return c.do(ctx, "resume") }
-func (c *fakeContainer) Kill(ctx context.Context) error   { return c.do(ctx, "kill") }
+func (c *fakeContainer) Pause(ctx context.Context) error { return c.do(ctx, "pause") }
+func (c *fakeContainer) Kill(ctx context.Context) error  { return c.do(ctx, "kill") }
+
+func (c *fakeContainer) Resume(ctx context.Context) error {
+	if err := c.do(ctx, "resume"); err != nil || !c.ends {
+		return err
+	}
+	return fmt.Errorf("resume: %w", ErrEnded)
+}
 
 // lockedContainer is one that a killed dump left locked.
 type lockedContainer struct{ *fakeContainer }
@@ -162,6 +170,27 @@ func TestRunFailures(t *testing.T) {
 			if !tt.left {
 				wantEmpty(t, spool)
 			}
+		})
+	}
+}
+
+// A container that comes to its end while it stands still has ended when it goes on: nobody's failure.
+func TestRunEnded(t *testing.T) {
+	for fail, want := range map[string]State{"": "", "dump": Gone, "seal": Gone, "commit": Gone} {
+		t.Run(fail, func(t *testing.T) {
+			spool := t.TempDir()
+			c := &fakeContainer{fail: fail, ends: true}
+			job := newJob(c)
+			job.LeaveRunning = true
+			err := Run(t.Context(), spool, c, job)
+			var failed *Error
+			if errors.As(err, &failed) != (fail != "") || failed != nil && failed.State != want {
+				t.Errorf("error %v, want the state %q", err, want)
+			}
+			if fail == "" && c.did[len(c.did)-1] != "commit" {
+				t.Errorf("did %q, want a commit at last", c.did)
+			}
+			wantEmpty(t, spool)
 		})
 	}
 }

@@ -1,5 +1,10 @@
 package capture
 
+import "errors"
+
+// ErrEnded is what [Container].Resume gives of a container that went on and has come to its end by itself.
+var ErrEnded = errors.New("the container has ended")
+
 // State is what became of the container of a failed capture.
 type State string
 
@@ -8,6 +13,7 @@ const (
 	Untouched   State = "the container was not touched"
 	Running     State = "the container keeps running"
 	StillPaused State = "the container is paused, as it was found"
+	Gone        State = "the container ended as soon as it went on"
 	Lost        State = "the container could not be put in its wanted state: run ckarchive recover"
 )
 

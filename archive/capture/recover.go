@@ -97,7 +97,10 @@ func (j *journal) settle(ctx context.Context, open func(context.Context, Target)
 	case j.rec.WasPaused:
 		return "removed the spool: the container stays paused, as it was found", nil
 	}
-	if err := c.Resume(ctx); err != nil {
+	switch err := c.Resume(ctx); {
+	case errors.Is(err, ErrEnded):
+		return "resumed the container, which has ended since", nil
+	case err != nil:
 		return "left alone", err
 	}
 	return "resumed the container", nil

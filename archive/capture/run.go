@@ -15,7 +15,7 @@ import (
 type Container interface {
 	// Pause freezes it; one that is paused already is no error.
 	Pause(ctx context.Context) error
-	// Resume thaws it and fails unless it runs afterwards.
+	// Resume thaws it and fails unless it runs afterwards; with an [ErrEnded] if it went on and has ended since.
 	Resume(ctx context.Context) error
 	// Kill ends it, frozen or not, and returns when it is gone.
 	Kill(ctx context.Context) error
@@ -114,6 +114,7 @@ type run struct {
 	journal *journal
 	dir     string
 	resumed bool
+	ended   bool // by itself, when it had been resumed
 	keep    bool // the journal is still needed
 }
 
@@ -181,7 +182,9 @@ func (r *run) resume(ctx context.Context) error {
 	if r.job.WasPaused || r.resumed {
 		return nil
 	}
-	if err := r.c.Resume(ctx); err != nil {
+	err := r.c.Resume(ctx)
+	r.ended = errors.Is(err, ErrEnded)
+	if err != nil && !r.ended {
 		return err
 	}
 	r.resumed = true
@@ -197,11 +200,18 @@ func (r *run) rollBack(ctx context.Context, cause error) error {
 		r.keep = true
 		return &Error{Phase: phase, State: Lost, Err: errors.Join(cause, err)}
 	}
-	state := Running
-	if r.job.WasPaused {
-		state = StillPaused
+	return &Error{Phase: phase, State: r.goesOn(), Err: cause}
+}
+
+// goesOn is what became of a container that was resumed.
+func (r *run) goesOn() State {
+	switch {
+	case r.job.WasPaused:
+		return StillPaused
+	case r.ended:
+		return Gone
 	}
-	return &Error{Phase: phase, State: state, Err: cause}
+	return Running
 }
 
 // end does the last step. warning is an [archive.ErrNotDurable] or nil: then the
@@ -223,7 +233,7 @@ func (r *run) end(ctx context.Context, warning error) error {
 		return &Error{Phase: Committed, State: Lost, Err: errors.Join(warning, err)}
 	}
 	if warning != nil {
-		return &Error{Phase: Committed, State: Running, Err: warning}
+		return &Error{Phase: Committed, State: r.goesOn(), Err: warning}
 	}
 	r.tell(Ended)
 	return nil

@@ -50,6 +50,7 @@ func (c *diffCmd) Run(ctx context.Context, a *app) error {
 		err = a.printJSON(rep)
 	case c.Format == "tree":
 		_, err = io.WriteString(a.stdout, rep.tree())
+		err = unread(err)
 	default:
 		err = a.printDifferences(rep)
 	}

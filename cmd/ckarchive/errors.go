@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/capture"
@@ -86,7 +89,7 @@ func (s containerStatus) Error() string { return fmt.Sprintf("the container exit
 // interruptedError is the cause of a context that a signal ended.
 type interruptedError struct{ signal syscall.Signal }
 
-func (e *interruptedError) Error() string { return "interrupted by " + e.signal.String() }
+func (e *interruptedError) Error() string { return "interrupted by " + unix.SignalName(e.signal) }
 
 // classes are the exit statuses by what errors.Is finds, in order of precedence.
 func classes() []class {
@@ -109,7 +112,7 @@ func classes() []class {
 		{runtime.ErrNoRuntime, exitEnvironment, "install it, or choose another one with --runtime"},
 		{runtime.ErrNoRestore, exitEnvironment, "restore with --runtime runc, or with --engine direct"},
 		{capture.ErrBusy, exitEnvironment, "wait for the other ckarchive to end"},
-		{archive.ErrNoSpace, exitEnvironment, "free some space, or choose another place with --root"},
+		{archive.ErrNoSpace, exitEnvironment, "free some space, or choose another place: another DEST, or --root for the local store and the spool"},
 		{syscall.ENOSPC, exitEnvironment, "free some space, or choose another place"},
 		{syscall.EDQUOT, exitEnvironment, "free some space, or choose another place"},
 		{syscall.EROFS, exitEnvironment, "mount the file system for writing, or choose another place"},
@@ -155,12 +158,15 @@ func statusOf(err error) (status int, hint string) {
 	return status, hint
 }
 
-// asFlag names CRIU's option as the command line does.
+// namedOption is how package criu names an option of a dump or restore in a remedy.
+var namedOption = regexp.MustCompile(`the ([a-z-]+) option`) //nolint:gochecknoglobals // constant
+
+// asFlag names CRIU's options as the command line does.
 func asFlag(remedy, option string) string {
 	if option == "" {
 		return remedy
 	}
-	return strings.ReplaceAll(strings.ReplaceAll(remedy, "the "+option+" option", "--"+option), option+" option", "--"+option)
+	return namedOption.ReplaceAllString(remedy, "--$1")
 }
 
 // statusByType knows the errors that say by their type how far a command came.
@@ -196,6 +202,8 @@ func statusByType(err error) (status int, hint string) {
 		return exitFinalStep, "ckarchive recover puts the container in its wanted state"
 	case errors.As(err, &captured) && captured.State == capture.Lost:
 		return exitDumpLost, "ckarchive recover resumes the container"
+	case captured != nil && captured.State == capture.Gone:
+		return exitDumpLost, ""
 	case errors.As(err, &interrupted):
 		return exitSignal + int(interrupted.signal), ""
 	case captured != nil && captured.State != capture.Untouched:
@@ -290,11 +298,35 @@ func needRoot(what string) error {
 	return withHint(&environmentError{fmt.Errorf("%s needs root: CRIU reads and writes other processes' memory", what)}, "run it with sudo")
 }
 
+// stoppedError is what a signal ended. The errors that followed from it, on many levels, tell nobody anything.
+type stoppedError struct {
+	by  *interruptedError
+	err error
+}
+
+func (e *stoppedError) Error() string {
+	var captured *capture.Error
+	if errors.As(e.err, &captured) {
+		return e.by.Error() + "; " + string(captured.State)
+	}
+	return e.by.Error()
+}
+
+func (e *stoppedError) Unwrap() []error { return []error{e.by, e.err} }
+
 // cause prefers the reason that ended a context over the error that followed from it.
 func cause(ctx context.Context, err error) error {
-	var interrupted *interruptedError
-	if c := context.Cause(ctx); errors.As(c, &interrupted) && !errors.As(err, &interrupted) {
-		return errors.Join(err, c)
+	var (
+		interrupted *interruptedError
+		captured    *capture.Error
+	)
+	if !errors.As(context.Cause(ctx), &interrupted) || errors.As(err, &interrupted) {
+		return err
 	}
-	return err
+	// Where more than the work went wrong all of it is told.
+	settled := !errors.As(err, &captured) || captured.State != capture.Lost && !captured.Archived()
+	if settled && errors.Is(err, context.Canceled) {
+		return &stoppedError{by: interrupted, err: err}
+	}
+	return errors.Join(err, interrupted)
 }

@@ -267,6 +267,10 @@ func (x *export) run(ctx context.Context, a *app, out *sink, p *progress) error 
 
 // report prints the digest or path of the finished archive.
 func (x *export) report(ctx context.Context, a *app, out *sink) error {
+	ended := x.cmd.goesOn() && x.ctr.Status == runtime.Stopped
+	if ended {
+		a.warn("container %q ended as soon as it went on; the archive is from before that", x.ctr.ID)
+	}
 	if !x.cmd.goesOn() && !x.cmd.Delete {
 		if next := x.ctr.AfterStop(); next != "" {
 			a.say("hint: %s", next)
@@ -286,7 +290,7 @@ func (x *export) report(ctx context.Context, a *app, out *sink) error {
 	return a.printResult(out.result(), exportResult{
 		Result: out.result(), Container: x.ctr.ID, Created: x.meta.Created,
 		MemoryBytes: x.meta.Container.MemoryBytes, Processes: x.meta.Container.Processes, Stats: x.meta.Stats,
-		Timings: x.cmd.timings(a), Running: x.cmd.LeaveRunning || x.cmd.PreDump,
+		Timings: x.cmd.timings(a), Running: (x.cmd.LeaveRunning || x.cmd.PreDump) && !ended,
 	})
 }
 

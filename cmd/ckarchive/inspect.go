@@ -76,7 +76,7 @@ func (c *inspectCmd) Run(ctx context.Context, a *app) (err error) {
 		return a.printJSON(s)
 	case tree:
 		_, err := fmt.Fprint(a.stdout, s.tree())
-		return err
+		return unread(err)
 	}
 	return a.printTable(s.rows())
 }

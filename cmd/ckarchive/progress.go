@@ -161,6 +161,9 @@ func (p *progress) end() {
 }
 
 func (p *progress) event(e event) {
+	if e.Total > 0 {
+		e.Total = max(e.Total, e.Bytes) // it was told before the metadata were there
+	}
 	// A reader that is gone is no reason to stop the work.
 	_ = json.NewEncoder(p.out).Encode(e)
 }

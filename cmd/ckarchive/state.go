@@ -107,6 +107,18 @@ func (c interrupted) Unlock(ctx context.Context) error {
 	return criu.Unlock(ctx, c.PID)
 }
 
+// Resume implements [capture.Container].
+func (c interrupted) Resume(ctx context.Context) error { return letGoOn(ctx, c.Container) }
+
+// letGoOn resumes a container, and tells package capture an end of its own from a failure.
+func letGoOn(ctx context.Context, c *runtime.Container) error {
+	err := c.Resume(ctx)
+	if errors.Is(err, runtime.ErrEnded) {
+		return fmt.Errorf("%w: %w", capture.ErrEnded, err)
+	}
+	return err
+}
+
 // targetContainer finds the container of a journal, with the runtime that made it.
 func targetContainer(ctx context.Context, t capture.Target) (*runtime.Container, error) {
 	name := t.RuntimePath

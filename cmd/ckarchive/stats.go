@@ -166,7 +166,7 @@ func (t timed) Pause(ctx context.Context) error {
 
 // Resume implements [capture.Container].
 func (t timed) Resume(ctx context.Context) error {
-	err := t.Container.Resume(ctx)
+	err := letGoOn(ctx, t.Container)
 	t.watch.resumed = time.Now()
 	return err
 }

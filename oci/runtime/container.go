@@ -67,6 +67,8 @@ var (
 	ErrExists = errors.New("container exists")
 	// ErrNotRunning says that a container has no processes to dump.
 	ErrNotRunning = errors.New("container is not running")
+	// ErrEnded says that a container went on after it was paused and had ended when it was looked at.
+	ErrEnded = errors.New("container ended as soon as it went on")
 	// ErrShared says that a container's sandbox is that of others too, so that it cannot be dumped alone.
 	ErrShared = errors.New("container shares its sandbox")
 )

@@ -37,7 +37,7 @@ func (c *Container) Pause(ctx context.Context) error {
 }
 
 // Resume lets the processes run again and checks that they do. A container that
-// runs already is no error: a killed CRIU may have thawed it.
+// runs already is no error: a killed CRIU may have thawed it. One that goes on and comes to its end is an [ErrEnded].
 func (c *Container) Resume(ctx context.Context) error {
 	var err error
 	if !c.Runtime.pauses() {
@@ -47,6 +47,9 @@ func (c *Container) Resume(ctx context.Context) error {
 	}
 	if rerr := c.Refresh(ctx); rerr != nil {
 		return fmt.Errorf("resume container %q: %w", c.ID, errors.Join(err, rerr))
+	}
+	if err == nil && c.Status == Stopped {
+		return fmt.Errorf("resume container %q: %w", c.ID, ErrEnded)
 	}
 	if c.Status != Running {
 		return fmt.Errorf("resume container %q: it is %s: %w", c.ID, c.Status, errors.Join(err, ErrNotRunning))

@@ -155,6 +155,27 @@ func TestDumpable(t *testing.T) {
 	}
 }
 
+// A container that has come to its end when it goes on is no failure to resume it; one that was dead before is.
+func TestResumeEnded(t *testing.T) {
+	for said, ended := range map[string]bool{"": true, "echo container not paused >&2; exit 1": false} {
+		r := fakeRuntime(t, "runc", `case "$*" in
+*resume*) `+said+` ;;
+*) cat <<END
+{"id":"c1","status":"stopped","pid":0,"bundle":"$(cat $(dirname $0)/bundle-of-c1.txt)","created":"2026-11-21T08:56:07.05Z"}
+END
+esac
+`)
+		addContainer(t, r, "c1", "{}")
+		c, err := r.Container(t.Context(), "c1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Resume(t.Context()); err == nil || errors.Is(err, ErrEnded) != ended {
+			t.Errorf("%q: %v, want ErrEnded: %v", said, err, ended)
+		}
+	}
+}
+
 func TestFind(t *testing.T) {
 	state := t.TempDir()
 	_, err := Find(t.Context(), "nobody", FindOptions{Runtime: Direct, State: state})

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ckarchive/ckarchive/test/env"
 )
 
@@ -196,7 +198,7 @@ func interruptEverywhere(t *testing.T, sig syscall.Signal, engine string) {
 		if status != want {
 			t.Errorf("%s: status %d, want %d: %s", p.name, status, want, said)
 		}
-		if sig != syscall.SIGKILL && !(strings.Contains(said, "interrupted") && strings.Contains(said, "keeps running")) {
+		if sig != syscall.SIGKILL && !strings.Contains(said, "error: interrupted by "+unix.SignalName(sig)+"; the container keeps running") {
 			t.Errorf("%s: standard error does not say that the container keeps running: %s", p.name, said)
 		}
 		// Nobody helps: it goes on by itself, and what was half done goes.
@@ -209,6 +211,9 @@ func interruptEverywhere(t *testing.T, sig syscall.Signal, engine string) {
 	}
 	for range 2 {
 		h.ok("recover").want(0, "nothing to recover")
+	}
+	if o := h.ok("--json", "recover"); strings.TrimSpace(o.stdout) != "[]" {
+		t.Errorf("recover of nothing, as JSON: %s", o)
 	}
 	path := c.export("c.tar.zst", "--base", h.built.base, "--engine", engine)
 	h.restore("r", path, "--base", h.built.base).wellFrom(c)
