@@ -159,7 +159,7 @@ func statusOf(err error) (status int, hint string) {
 }
 
 // namedOption is how package criu names an option of a dump or restore in a remedy.
-var namedOption = regexp.MustCompile(`the ([a-z-]+) option`) //nolint:gochecknoglobals // constant
+var namedOption = regexp.MustCompile(`the ([a-z-]+) option`)
 
 // asFlag names CRIU's options as the command line does.
 func asFlag(remedy, option string) string {

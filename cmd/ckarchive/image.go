@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/docker/go-units"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 
@@ -174,5 +175,8 @@ func (a *app) copyImage(ctx context.Context, task string, dst oras.Target, dstNa
 	opts.OnProgress = func(n registry.Progress) { t.set(n.Done, n.Total) }
 	copied, err := registry.Copy(ctx, dst, dstName, src, srcName, opts)
 	p.close(err)
+	if had := copied.Skipped + copied.Mounted; err == nil && had > 0 {
+		a.say("%s: %s transferred; %d of %d blobs were there already", task, units.BytesSize(float64(copied.Bytes)), had, had+copied.Blobs)
+	}
 	return copied, err
 }
