@@ -146,11 +146,11 @@ func (c *convertCmd) toCtr(ctx context.Context, a *app, in archive.Source, dest 
 	if err != nil {
 		return err
 	}
-	digest, err := writeStoreArchive(ctx, store, w.Descriptor().Digest.String(), location{path: path}, c.Force)
+	desc, err := writeStoreArchive(ctx, store, w.Descriptor().Digest.String(), location{path: path}, c.Force)
 	if err != nil {
 		return cause(ctx, fmt.Errorf("convert %s: %w", c.Source, err))
 	}
-	return a.printResult(path, transferResult{Digest: digest, Path: path})
+	return a.printResult(path, transferResult{Digest: desc.Digest.String(), Path: path})
 }
 
 // converted gives a checkpoint as a target restores it; with normalize, without the mounts that only its

@@ -20,10 +20,28 @@ type transferResult struct {
 	Digest    string `json:"digest,omitempty"`
 	Reference string `json:"reference,omitempty"`
 	Path      string `json:"path,omitempty"`
+	// Moved is how much of it moved, where it goes by blobs.
+	Moved *moved `json:"moved,omitempty"`
 	// Steps are what --print-restore-command asks for, one line each.
 	Steps []string `json:"steps,omitempty"`
 	// Timings are those of push and pull, with --stats.
 	Timings []step `json:"timings,omitempty"`
+}
+
+// moved is how much a transfer between stores and registries came to.
+type moved struct {
+	Blobs   int   `json:"blobs"`
+	Bytes   int64 `json:"bytes"`   // of these
+	Skipped int   `json:"skipped"` // blobs that were there
+	Mounted int   `json:"mounted"` // blobs that the registry took from another of its repositories
+}
+
+// movedBy gives what a copy moved; nil of one that did not go by blobs.
+func movedBy(c registry.Copied) *moved {
+	if c.Blobs+c.Skipped+c.Mounted == 0 {
+		return nil
+	}
+	return &moved{c.Blobs, c.Bytes, c.Skipped, c.Mounted}
 }
 
 // stage stores a checkpoint without giving it a name: what is not pushed after all is garbage of the
@@ -59,10 +77,10 @@ func (a *app) pushTarget(ctx context.Context, dest location, remote remoteFlags)
 }
 
 // writeStoreArchive makes an oci-archive file.
-func writeStoreArchive(ctx context.Context, from oras.ReadOnlyTarget, name string, dest location, replace bool) (_ string, err error) {
+func writeStoreArchive(ctx context.Context, from oras.ReadOnlyTarget, name string, dest location, replace bool) (_ ocispec.Descriptor, err error) {
 	f, err := archive.CreateAtomic(dest.path, replace)
 	if err != nil {
-		return "", err
+		return ocispec.Descriptor{}, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	tag := dest.tag
@@ -71,9 +89,9 @@ func writeStoreArchive(ctx context.Context, from oras.ReadOnlyTarget, name strin
 	}
 	desc, err := registry.WriteStoreArchive(ctx, f, from, name, tag)
 	if err != nil {
-		return "", err
+		return ocispec.Descriptor{}, err
 	}
-	return desc.Digest.String(), f.Commit(ctx)
+	return desc, f.Commit(ctx)
 }
 
 // copyVerified moves a checkpoint into out, proves it on the way, and closes both.

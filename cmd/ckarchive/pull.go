@@ -134,10 +134,11 @@ func (c *pullCmd) copyImage(ctx context.Context, a *app, from oras.ReadOnlyTarge
 		}
 	}
 	if dest.kind == locationArchive {
-		digest, err := writeStoreArchive(ctx, from, name, dest, c.Force)
+		desc, err := writeStoreArchive(ctx, from, name, dest, c.Force)
 		if err != nil {
 			return cause(ctx, fmt.Errorf("pull %s: %w", c.Remote, err))
 		}
+		digest := desc.Digest.String()
 		return a.printResult(digest, transferResult{Digest: digest, Path: dest.path})
 	}
 	store, called, err := a.openTarget(ctx, dest)

@@ -48,14 +48,15 @@ func (c *pushCmd) Run(ctx context.Context, a *app) error {
 		return cause(ctx, err)
 	}
 	defer from.close()
-	digest, err := c.send(ctx, a, from, name, dest)
+	copied, err := c.send(ctx, a, from, name, dest)
 	if err != nil {
 		return cause(ctx, fmt.Errorf("push %s to %s: %w", c.Source, c.Remote, err))
 	}
 	if err := c.print(a, nil); err != nil {
 		return err
 	}
-	return a.printResult(digest, transferResult{Digest: digest, Reference: c.Remote, Timings: c.timings(a)})
+	digest := copied.Descriptor.Digest.String()
+	return a.printResult(digest, transferResult{Digest: digest, Reference: c.Remote, Moved: movedBy(copied), Timings: c.timings(a)})
 }
 
 // content is a place to copy descriptors from. It is no target itself: package registry asks one for more than
@@ -122,23 +123,24 @@ func (c *pushCmd) openStored(ctx context.Context, a *app, src location) (content
 	}
 }
 
-// send copies the image to dest and gives its digest.
-func (c *pushCmd) send(ctx context.Context, a *app, from content, name string, dest location) (string, error) {
+// send copies the image to dest.
+func (c *pushCmd) send(ctx context.Context, a *app, from content, name string, dest location) (registry.Copied, error) {
 	if err := a.checkPushed(ctx, from.target, name, dest); err != nil {
-		return "", err
+		return registry.Copied{}, err
 	}
 	if dest.kind == locationArchive {
-		return writeStoreArchive(ctx, from.target, name, dest, c.Force)
+		desc, err := writeStoreArchive(ctx, from.target, name, dest, c.Force)
+		return registry.Copied{Descriptor: desc}, err
 	}
 	to, tag, err := a.pushTarget(ctx, dest, c.remoteFlags)
 	if err != nil {
-		return "", err
+		return registry.Copied{}, err
 	}
 	copied, err := a.copyImage(ctx, "push", to, tag, from.target, name, registry.CopyOptions{IfAbsent: c.IfAbsent})
 	if err == nil {
 		err = c.sendSignatures(ctx, from, to, copied.Descriptor)
 	}
-	return copied.Descriptor.Digest.String(), err
+	return copied, err
 }
 
 // sendSignatures copies the signatures that lie beside SRC.

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"encoding/json"
 	"io/fs"
 	"math/rand/v2"
 	"net/http"
@@ -92,18 +93,27 @@ func TestCarryLittle(t *testing.T) {
 		dir := t.TempDir()
 		list := generations(t, dir, 3, 4<<20)
 		counting := env.Sever(t, server.Host, -1, nil)
-		for _, step := range []struct {
+		for i, step := range []struct {
 			src, to     string
 			desc        ocispec.Descriptor
-			least, most int64
+			least, most int64 // bytes
+			mounted     int64 // packs at least
 		}{
-			{"localhost/c:0", "/one/c:0", list[0], 4 << 20, 5 << 20},
-			{"localhost/c:1", "/one/c:1", list[1], 0, 64 << 10},
-			{"localhost/c:1", "/two/c:1", list[1], 0, 64 << 10},
-			{"localhost/c:2", "/three/c:2", list[2], 0, 64 << 10},
+			{"localhost/c:0", "/one/c:0", list[0], 4 << 20, 5 << 20, 0},
+			{"localhost/c:1", "/one/c:1", list[1], 0, 64 << 10, 0},
+			{"localhost/c:1", "/two/c:1", list[1], 0, 64 << 10, 8},
+			{"localhost/c:2", "/three/c:2", list[2], 0, 64 << 10, 8},
 		} {
 			before := counting.Sent()
-			carry(t, dir, "push", "--plain-http", step.src, counting.Host+step.to)
+			var said struct {
+				Moved struct{ Blobs, Bytes, Skipped, Mounted int64 }
+			}
+			out, err := carrying(t, dir, "--json", "push", "--plain-http", step.src, counting.Host+step.to).Output()
+			must(t, err)
+			must(t, json.Unmarshal(out, &said))
+			if m := said.Moved; m.Mounted < step.mounted || m.Mounted > 0 && step.mounted == 0 || m.Bytes < step.least || m.Bytes > step.most || (m.Skipped > 0) != (i == 1) {
+				t.Errorf("%s to %s: it says that it moved %+v, want %d to %d bytes and %d blobs mounted", step.src, step.to, m, step.least, step.most, step.mounted)
+			}
 			sent := counting.Sent() - before
 			if sent < step.least || sent > step.most {
 				t.Errorf("%s to %s: %d bytes were sent, want %d to %d", step.src, step.to, sent, step.least, step.most)
