@@ -22,6 +22,9 @@ import (
 // everybody push and pull.
 type RegistryOptions struct {
 	User, Password string // asked for when User is not empty
+	// TokenRealm is the address that gives tokens, which are signed with a certificate of the file TokenCertificates,
+	// issued by "test" for the service "test".
+	TokenRealm, TokenCertificates string
 	// V3 is distribution's third version instead of Debian's, which is the second.
 	V3 bool
 }
@@ -59,6 +62,9 @@ http: {addr: "127.0.0.1:0"}
 		passwords := filepath.Join(dir, "htpasswd")
 		writeHtpasswd(tb, passwords, opts)
 		config += fmt.Sprintf("auth: {htpasswd: {realm: test, path: %q}}\n", passwords)
+	}
+	if opts.TokenRealm != "" {
+		config += fmt.Sprintf("auth: {token: {realm: %q, service: test, issuer: test, rootcertbundle: %q}}\n", opts.TokenRealm, opts.TokenCertificates)
 	}
 	if err := os.WriteFile(r.config, []byte(config), 0o600); err != nil {
 		tb.Fatalf("configure registry: %v", err)
