@@ -364,6 +364,33 @@ func TestSeen(t *testing.T) {
 	}
 }
 
+// TestListShared: what is shared is what GC does not free when a name goes.
+func TestListShared(t *testing.T) {
+	ctx := t.Context()
+	s := newStore(t)
+	child, _ := family(t, s)
+	mustTag(t, s, child, "b")
+	list, err := s.List(ctx)
+	if err != nil || len(list) != 3 {
+		t.Fatalf("got %+v, %v", list, err)
+	}
+	for _, n := range list {
+		if n.Shared != sharedBytes {
+			t.Errorf("%s: %d bytes are shared, want %d", n.Name, n.Shared, sharedBytes)
+		}
+	}
+	parent := list[2]
+	if err := s.Untag(ctx, parent.Name); err != nil {
+		t.Fatal(err)
+	}
+	if freed, err := s.GC(ctx, GCOptions{}); err != nil || freed.Bytes != parent.Bytes-parent.Shared+parent.Descriptor.Size {
+		t.Errorf("%s: %d bytes are freed, %v, want %d and the manifest of %d", parent.Name, freed.Bytes, err, parent.Bytes-parent.Shared, parent.Descriptor.Size)
+	}
+	if list, err := s.List(ctx); err != nil || len(list) != 2 || list[0].Shared != 0 || list[1].Shared != 0 {
+		t.Errorf("alone: got %+v, %v, want nothing shared", list, err)
+	}
+}
+
 // TestLimitRate: all transfers together stay below the rate, and waiting for it is no stall.
 func TestLimitRate(t *testing.T) {
 	const perSecond = 256 << 10

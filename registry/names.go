@@ -24,6 +24,8 @@ type Named struct {
 	ConfigType   string
 	// Bytes is the sum of config and layers, or of the manifests of an index, as their descriptors say.
 	Bytes int64
+	// Shared is how much of it other manifests of the layout lead to as well: that stays when this one is removed.
+	Shared int64
 	// Err says why the manifest could not be read; what comes from it is then empty.
 	Err error
 }
@@ -273,6 +275,8 @@ func (s *Store) List(ctx context.Context) ([]Named, error) {
 
 func describeAll(ctx context.Context, src content.Fetcher, index *ocispec.Index) []Named {
 	list := make([]Named, 0, len(index.Manifests))
+	parts := map[digest.Digest]map[digest.Digest]int64{} // sizes, by the manifest and then by what it leads to
+	users := map[digest.Digest]int{}                     // how many manifests lead to it
 	for _, d := range index.Manifests {
 		n := Named{Name: nameOf(d), Descriptor: plain(d)}
 		n.Descriptor.ArtifactType = d.ArtifactType
@@ -283,11 +287,25 @@ func describeAll(ctx context.Context, src content.Fetcher, index *ocispec.Index)
 			if m.Config != nil {
 				n.ConfigType = m.Config.MediaType
 			}
+			first := parts[d.Digest] == nil // it may have several names
+			sizes := map[digest.Digest]int64{}
 			for _, part := range m.parts() {
 				n.Bytes += part.Size
+				if _, twice := sizes[part.Digest]; first && !twice {
+					users[part.Digest]++
+				}
+				sizes[part.Digest] = part.Size
 			}
+			parts[d.Digest] = sizes
 		}
 		list = append(list, n)
+	}
+	for i := range list {
+		for part, size := range parts[list[i].Descriptor.Digest] {
+			if users[part] > 1 {
+				list[i].Shared += size
+			}
+		}
 	}
 	slices.SortFunc(list, func(a, b Named) int {
 		return strings.Compare(a.Name+"\x00"+a.Descriptor.Digest.String(), b.Name+"\x00"+b.Descriptor.Digest.String())

@@ -28,6 +28,8 @@ type listed struct {
 	Created   string `json:"created,omitempty"` // RFC 3339
 	Container string `json:"container,omitempty"`
 	Bytes     int64  `json:"bytes"` // of all blobs, shared ones included
+	// SharedBytes are of blobs that others in the list need as well: rm and gc do not free them.
+	SharedBytes int64 `json:"sharedBytes,omitempty"`
 	// Of the native form.
 	OwnBytes int64  `json:"ownBytes,omitempty"` // of memory that came with this checkpoint
 	Parent   string `json:"parent,omitempty"`   // digest
@@ -53,7 +55,7 @@ func (c *listCmd) Run(ctx context.Context, a *app) error {
 			continue
 		}
 		l := listed{
-			Name: n.Name, Digest: n.Descriptor.Digest.String(), Bytes: n.Bytes,
+			Name: n.Name, Digest: n.Descriptor.Digest.String(), Bytes: n.Bytes, SharedBytes: n.Shared,
 			Created:   n.Annotations[ocispec.AnnotationCreated],
 			Container: n.Annotations["org.criu.checkpoint.container.name"],
 			Parent:    n.Annotations[artifact.AnnotationParent],
@@ -70,14 +72,14 @@ func (c *listCmd) Run(ctx context.Context, a *app) error {
 		return a.printJSON(list)
 	}
 	return a.columns(func(w io.Writer) {
-		fmt.Fprintln(w, "NAME\tDIGEST\tCONTAINER\tCREATED\tSIZE\tOWN\tPARENT")
+		fmt.Fprintln(w, "NAME\tDIGEST\tCONTAINER\tCREATED\tSIZE\tSHARED\tOWN\tPARENT")
 		for _, l := range list {
 			own := l.OwnBytes
 			if l.Parent == "" {
 				own = l.Bytes
 			}
-			fmt.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\t%s\t%s\n", oneLine(l.Name), l.Digest, oneLine(l.Container), ago(l.Created),
-				units.BytesSize(float64(l.Bytes)), units.BytesSize(float64(own)), parentName(list, l.Parent))
+			fmt.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(l.Name), l.Digest, oneLine(l.Container), ago(l.Created),
+				units.BytesSize(float64(l.Bytes)), units.BytesSize(float64(l.SharedBytes)), units.BytesSize(float64(own)), parentName(list, l.Parent))
 		}
 	})
 }

@@ -93,6 +93,15 @@ func TestCarryLittle(t *testing.T) {
 	eachRegistry(t, func(t *testing.T, server *env.RegistryServer) {
 		dir := t.TempDir()
 		list := generations(t, dir, 3, 4<<20)
+		var listed []struct{ Bytes, SharedBytes int64 }
+		out, err := carrying(t, dir, "--json", "list").Output()
+		must(t, err)
+		must(t, json.Unmarshal(out, &listed))
+		for _, l := range listed {
+			if own := l.Bytes - l.SharedBytes; len(listed) != 3 || own <= 0 || own > 64<<10 {
+				t.Errorf("of %d bytes %d are shared, want nearly all", l.Bytes, l.SharedBytes)
+			}
+		}
 		counting := env.Sever(t, server.Host, -1, nil)
 		for i, step := range []struct {
 			src, to     string
