@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,6 +46,12 @@ func (c *Client) newHost(endpoint string) (*host, error) {
 		ExpectContinueTimeout: time.Second,
 		// A proxy that compresses would otherwise change what digests are made of.
 		DisableCompression: true,
+		OnProxyConnectResponse: func(_ context.Context, proxy *url.URL, _ *http.Request, answer *http.Response) error {
+			if answer.StatusCode != http.StatusProxyAuthRequired {
+				return nil
+			}
+			return &classified{ErrUnreachable, fmt.Sprintf("the proxy %s wants a user and a password: put them into its URL in HTTPS_PROXY", proxy.Host), nil}
+		},
 	}
 	h := &host{endpoint: endpoint, client: &http.Client{
 		Transport:     &retryTransport{next: c.rates.over(&stallTransport{next: base, limits: c.limits}), patience: c.patience},
