@@ -74,7 +74,7 @@ func task(pid, ppid uint32) *pstree.PstreeEntry {
 func mount(typ mnt.Fstype, id, dev uint32, point, key string) *mnt.MntEntry {
 	m := &mnt.MntEntry{
 		Fstype: proto.Uint32(uint32(typ)), MntId: &id, RootDev: &dev, ParentMntId: proto.Uint32(1), Flags: proto.Uint32(0),
-		Root: proto.String("/"), Mountpoint: &point, Source: proto.String("src"), Options: proto.String(""),
+		Root: proto.String("/"), Mountpoint: &point, Source: proto.String("src"), Options: proto.String(""), SbFlags: proto.Uint32(0),
 	}
 	if key != "" {
 		m.ExtKey = &key

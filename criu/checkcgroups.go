@@ -132,7 +132,8 @@ func checkMembers(dir string, e *cgroup.CgroupEntry) error {
 		for _, m := range set.GetCtls() {
 			path := strings.TrimPrefix(m.GetPath(), "/")
 			top, ok := tops[m.GetName()]
-			if ok && (path == top || strings.HasPrefix(path, top+"/")) || path == "" && !limits(m.GetName()) {
+			inside := ok && (path == top || strings.HasPrefix(path, top+"/")) || path == "" && !limits(m.GetName())
+			if inside && isCut(m.GetPath(), int64(m.GetCgnsPrefix()), len(top)+1) {
 				continue
 			}
 			return imageError(cgroupImage, "tasks are in the cgroup %s of %s, which is not the container's",
@@ -140,6 +141,12 @@ func checkMembers(dir string, e *cgroup.CgroupEntry) error {
 		}
 	}
 	return nil
+}
+
+// isCut tells whether a path ends or goes on with a slash behind so many bytes, which are those of the root of a cgroup
+// namespace and at most longest. CRIU puts the new cgroup in their place.
+func isCut(path string, prefix int64, longest int) bool {
+	return prefix <= int64(longest) && prefix <= int64(len(path)) && (prefix == int64(len(path)) || path[prefix] == '/')
 }
 
 // limits tells whether a controller is one by which runtimes limit containers. What else there is may be in the root

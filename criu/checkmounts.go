@@ -44,6 +44,7 @@ func checkMountImages(dir string, names []string, opts CheckOptions) error {
 	rules := newMountRules(opts)
 	first := firstMountImage(dir)
 	images := map[string][]*mnt.MntEntry{}
+	numbers := map[uint32]bool{}
 	var given []*mnt.MntEntry // those that the restorer supplies
 	for _, name := range names {
 		if !isMountImage(name) {
@@ -55,6 +56,10 @@ func checkMountImages(dir string, names []string, opts CheckOptions) error {
 		}
 		images[name] = mounts
 		for _, m := range mounts {
+			if numbers[m.GetMntId()] {
+				return imageError(name, "mount point %s: mount %d is there twice", archive.QuoteName(m.GetMountpoint()), m.GetMntId())
+			}
+			numbers[m.GetMntId()] = true
 			if key := m.GetExtKey(); key == deviceKey || key == foundKey {
 				return imageError(name, "mount point %s: its source is %s of the host", archive.QuoteName(m.GetMountpoint()), archive.QuoteName(m.GetSource()))
 			}
@@ -88,7 +93,47 @@ func (r mountRules) check(name string, m *mnt.MntEntry, all, given []*mnt.MntEnt
 	if fstype(m) == mnt.Fstype_CGROUP && !isExternal(m) && strings.Contains(m.GetOptions(), "release_agent") {
 		return imageError(name, "mount point %s: a program of the host is to run when control groups become empty", point)
 	}
+	if open := r.opened(m, given); open != "" {
+		return imageError(name, "mount point %s: the spec says %s, and the image does not", point, open)
+	}
 	return r.checkOpen(name, m, all)
+}
+
+// opened gives the first restriction, in the words of mount(8), that the spec puts on what a mount shows and that the
+// image lifts: CRIU mounts it as the image says.
+func (r mountRules) opened(m *mnt.MntEntry, given []*mnt.MntEntry) string {
+	if r.spec == nil {
+		return ""
+	}
+	for _, g := range given {
+		if g != m && (slices.Contains(given, m) || !bindsFrom(m, g)) {
+			continue
+		}
+		options := r.options(imagePath(g.GetMountpoint()))
+		if slices.Contains(options, "ro") && !isReadonly(m) {
+			return "ro"
+		}
+		for word, flag := range map[string]uint32{"nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV, "noexec": unix.MS_NOEXEC} {
+			if slices.Contains(options, word) && m.GetFlags()&flag == 0 {
+				return word
+			}
+		}
+	}
+	return ""
+}
+
+// options are those of the spec for what is given at a mount point.
+func (r mountRules) options(at string) []string {
+	var options []string
+	if at == "/" && r.spec.Root != nil && r.spec.Root.Readonly {
+		options = []string{"ro"}
+	}
+	for _, s := range r.spec.Mounts {
+		if isBind(s) && path.Clean(s.Destination) == at {
+			options = s.Options // the last one is on top
+		}
+	}
+	return options
 }
 
 // firstMountImage is the image of the mounts of the first task, whose root is the root file system that CRIU is given;
@@ -218,7 +263,8 @@ func closed(guarded, at string, m *mnt.MntEntry, all []*mnt.MntEntry) bool {
 	for _, other := range all {
 		point := imagePath(other.GetMountpoint())
 		inside := point == at || strings.HasPrefix(at, point+"/") && strings.HasPrefix(point, imagePath(m.GetMountpoint())+"/")
-		if !inside || other == m {
+		// One on another mount is seen only where that one is.
+		if !inside || other == m || other.GetParentMntId() != m.GetMntId() {
 			continue
 		}
 		if !isReadonly(other) && (fstype(other) == mnt.Fstype_PROC || fstype(other) == mnt.Fstype_SYSFS) && other.GetExtKey() == "" {
@@ -229,6 +275,8 @@ func closed(guarded, at string, m *mnt.MntEntry, all []*mnt.MntEntry) bool {
 	return found
 }
 
+// isReadonly tells whether CRIU makes a mount read-only. What is so of its file system alone does not hold for a bind
+// of a part of it, and of an image without flags of the file system CRIU takes all for those.
 func isReadonly(m *mnt.MntEntry) bool {
-	return (m.GetFlags()|m.GetSbFlags())&unix.MS_RDONLY != 0
+	return m.SbFlags != nil && m.GetFlags()&unix.MS_RDONLY != 0
 }

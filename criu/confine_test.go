@@ -60,7 +60,9 @@ func thread(caps uint32) *criu_core.CoreEntry {
 func confinedSpec() *specs.Spec {
 	return &specs.Spec{
 		Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_SYS_ADMIN"}}},
-		Mounts:  []specs.Mount{{Type: "sysfs", Options: []string{"ro"}}, {Type: "cgroup", Options: []string{"ro"}}},
+		Mounts: []specs.Mount{
+			{Type: "sysfs", Options: []string{"ro"}}, {Type: "cgroup", Options: []string{"ro"}}, {Destination: "/data", Type: "bind", Options: []string{"ro"}},
+		},
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace}, {Type: specs.PIDNamespace}},
 			Devices:    []specs.LinuxDevice{{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}},
@@ -78,11 +80,12 @@ func readonly(m *mnt.MntEntry) *mnt.MntEntry {
 
 // kernelMounts are those of an ordinary container.
 func kernelMounts() []proto.Message {
-	sys := readonly(mount(mnt.Fstype_PROC, 4, 11, "/proc/sys", ""))
+	sys, timers := readonly(mount(mnt.Fstype_PROC, 4, 11, "/proc/sys", "")), mount(mnt.Fstype_TMPFS, 5, 13, "/proc/timer_list", "")
 	sys.Root = proto.String("/sys")
+	sys.ParentMntId, timers.ParentMntId = proto.Uint32(2), proto.Uint32(2)
 	return []proto.Message{
 		mount(mnt.Fstype_OVERLAYFS, 1, 10, "/", "/"), mount(mnt.Fstype_PROC, 2, 11, "./proc", ""), sys,
-		mount(mnt.Fstype_TMPFS, 5, 13, "/proc/timer_list", ""), readonly(mount(mnt.Fstype_SYSFS, 6, 14, "/sys", "")),
+		timers, readonly(mount(mnt.Fstype_SYSFS, 6, 14, "/sys", "")),
 		readonly(mount(mnt.Fstype_CGROUP, 7, 15, "/sys/fs/cgroup/pids", "")), mount(mnt.Fstype_DEVPTS, 8, 16, "/dev/pts", ""),
 	}
 }
@@ -240,41 +243,68 @@ func TestCheckRejectsBeyondSpec(t *testing.T) {
 		"/proc/sys":                  {without(2), "/proc/sys is open"},
 		"/proc/timer_list":           {without(3), "/proc/timer_list is open"},
 		"/proc/sys that is writable": {mounts(func(all []proto.Message) []proto.Message { all[2].(*mnt.MntEntry).Flags = proto.Uint32(0); return all }), "/proc/sys is open"},
-		"below /proc/sys":            {with(at(mount(mnt.Fstype_PROC, 9, 11, "/proc/sys/kernel", ""), "/sys/kernel")), "/proc/sys is open"},
-		"another /proc":              {with(mount(mnt.Fstype_PROC, 9, 11, "/mnt", "")), "/proc/sys is open"},
-		"a part of /proc":            {with(at(mount(mnt.Fstype_PROC, 9, 11, "/mnt", ""), "/sys/kernel")), "/proc/sys is open"},
-		"a writable /sys":            {with(mount(mnt.Fstype_SYSFS, 9, 14, "/mnt", "")), "/sys is writable"},
-		"writable cgroups":           {with(mount(mnt.Fstype_CGROUP2, 9, 15, "/mnt", "")), "control groups are writable"},
-		"debugfs":                    {with(mount(mnt.Fstype_DEBUGFS, 9, 99, "/mnt", "")), "not one of a container"},
-		"devtmpfs":                   {with(mount(mnt.Fstype_DEVTMPFS, 9, 99, "/mnt", "")), "not one of a container"},
-		"binfmt_misc":                {with(mount(mnt.Fstype_BINFMT_MISC, 9, 99, "/mnt", "")), "not one of a container"},
-		"overlay of the host":        {with(mount(mnt.Fstype_OVERLAYFS, 9, 99, "/mnt", "")), "not one of a container"},
-		"unknown file system":        {with(mount(77, 9, 99, "/mnt", "")), "not one of a container"},
-		"mounts of the host":         {ids(1, func(o *criu_core.TaskKobjIdsEntry) { o.MntNsId = proto.Uint32(1) }), "mount namespace of its host"},
-		"processes of the host":      {ids(1, func(o *criu_core.TaskKobjIdsEntry) { o.PidNsId = proto.Uint32(1) }), "pid namespace of its host"},
-		"network of the host":        {ids(1, func(o *criu_core.TaskKobjIdsEntry) { o.NetNsId = proto.Uint32(1) }), "network namespace of its host"},
-		"child in the host's mounts": {ids(5, func(o *criu_core.TaskKobjIdsEntry) { o.MntNsId = proto.Uint32(1) }), "task 5 is in the mount namespace"},
-		"no namespaces":              {func(s set) { delete(s, "ids-1.img") }, "ids-1.img"},
-		"no namespaces of CRIU":      {put("inventory.img", magicInventory, &inventory.InventoryEntry{ImgVersion: proto.Uint32(2)}), "no namespaces of CRIU"},
-		"user namespace":             {func(s set) { s["userns-3.img"] = users(t, 0) }, "userns-3.img"},
-		"AppArmor":                   {func(s set) { s["apparmor.img"] = []byte("policy") }, "apparmor.img"},
-		"all devices":                {put("cgroup.img", magicCgroup, devices("a *:* rwm")), "a *:* rwm"},
-		"a disk":                     {put("cgroup.img", magicCgroup, devices("c 1:3 rwm\nb 8:0 rm")), "b 8:0 rm"},
-		"devices in other words":     {put("cgroup.img", magicCgroup, devices("c 1:3")), "c 1:3"},
-		"deleted node of a disk":     {ghost(unix.S_IFBLK, 8<<8), "device node 8:0"},
-		"deleted node of memory":     {ghost(unix.S_IFCHR, 1<<8|1), "device node 1:1"},
-		"no deleted file":            {put("ghost-file-1.img", magicGhost), "empty image"},
-		"node of a disk":             {unpacked(device(tar.TypeBlock, 8, 0)), "device node 8:0"},
-		"null as a disk":             {unpacked(device(tar.TypeBlock, 1, 3)), "device node 1:3"},
-		"name that climbs":           {unpacked(file("./../x")), "leads out"},
-		"absolute name":              {unpacked(file("/etc/x")), "leads out"},
-		"file through a link":        {unpacked(link(tar.TypeSymlink, "./d", "/etc"), file("./d/x")), "in what is no directory"},
-		"link to the host":           {unpacked(link(tar.TypeLink, "./l", "/etc/shadow")), "a link to what is not"},
-		"link to a link":             {unpacked(link(tar.TypeSymlink, "./s", "/etc/shadow"), link(tar.TypeLink, "./l", "./s")), "a link to what is not"},
-		"entry there twice":          {unpacked(link(tar.TypeSymlink, "./s", "/etc"), dir("./s/")), "there twice"},
-		"root that is a link":        {unpacked(link(tar.TypeSymlink, "./", "/etc")), "no directory"},
-		"entry of no type":           {unpacked(tar.Header{Name: "x", Typeflag: 'V'}), "entry of type"},
-		"a tar that is cut":          {func(s set) { s["tmpfs-dev-13.tar.gz.img"] = s["tmpfs-dev-13.tar.gz.img"][:60] }, "tmpfs-dev-13.tar.gz.img"},
+		"/proc/sys that its file system closes": {mounts(func(all []proto.Message) []proto.Message {
+			m := all[2].(*mnt.MntEntry)
+			m.Flags, m.SbFlags = proto.Uint32(0), proto.Uint32(unix.MS_RDONLY)
+			return all
+		}), "/proc/sys is open"},
+		"/proc/sys in an old image":   {mounts(func(all []proto.Message) []proto.Message { all[2].(*mnt.MntEntry).SbFlags = nil; return all }), "/proc/sys is open"},
+		"/proc over a closed one":     {with(mount(mnt.Fstype_PROC, 9, 99, "/proc", "")), "/proc/sys is open"},
+		"a mount that is there twice": {with(mount(mnt.Fstype_TMPFS, 2, 99, "/mnt", "")), "there twice"},
+		"below /proc/sys":             {with(at(mount(mnt.Fstype_PROC, 9, 11, "/proc/sys/kernel", ""), "/sys/kernel")), "/proc/sys is open"},
+		"another /proc":               {with(mount(mnt.Fstype_PROC, 9, 11, "/mnt", "")), "/proc/sys is open"},
+		"a part of /proc":             {with(at(mount(mnt.Fstype_PROC, 9, 11, "/mnt", ""), "/sys/kernel")), "/proc/sys is open"},
+		"a writable /sys":             {with(mount(mnt.Fstype_SYSFS, 9, 14, "/mnt", "")), "/sys is writable"},
+		"writable cgroups":            {with(mount(mnt.Fstype_CGROUP2, 9, 15, "/mnt", "")), "control groups are writable"},
+		"debugfs":                     {with(mount(mnt.Fstype_DEBUGFS, 9, 99, "/mnt", "")), "not one of a container"},
+		"devtmpfs":                    {with(mount(mnt.Fstype_DEVTMPFS, 9, 99, "/mnt", "")), "not one of a container"},
+		"binfmt_misc":                 {with(mount(mnt.Fstype_BINFMT_MISC, 9, 99, "/mnt", "")), "not one of a container"},
+		"overlay of the host":         {with(mount(mnt.Fstype_OVERLAYFS, 9, 99, "/mnt", "")), "not one of a container"},
+		"unknown file system":         {with(mount(77, 9, 99, "/mnt", "")), "not one of a container"},
+		"mounts of the host":          {ids(1, func(o *criu_core.TaskKobjIdsEntry) { o.MntNsId = proto.Uint32(1) }), "mount namespace of its host"},
+		"processes of the host":       {ids(1, func(o *criu_core.TaskKobjIdsEntry) { o.PidNsId = proto.Uint32(1) }), "pid namespace of its host"},
+		"network of the host":         {ids(1, func(o *criu_core.TaskKobjIdsEntry) { o.NetNsId = proto.Uint32(1) }), "network namespace of its host"},
+		"child in the host's mounts":  {ids(5, func(o *criu_core.TaskKobjIdsEntry) { o.MntNsId = proto.Uint32(1) }), "task 5 is in the mount namespace"},
+		"no namespaces":               {func(s set) { delete(s, "ids-1.img") }, "ids-1.img"},
+		"no namespaces of CRIU":       {put("inventory.img", magicInventory, &inventory.InventoryEntry{ImgVersion: proto.Uint32(2)}), "no namespaces of CRIU"},
+		"user namespace":              {func(s set) { s["userns-3.img"] = users(t, 0) }, "userns-3.img"},
+		"AppArmor":                    {func(s set) { s["apparmor.img"] = []byte("policy") }, "apparmor.img"},
+		"disk by CRIU's key":          {with(mount(mnt.Fstype_AUTO, 9, 99, "/mnt", "CRIU:EXTERNAL_DEV")), "of the host"},
+		"disk of the root's number":   {with(&mnt.MntEntry{
+			Fstype: proto.Uint32(uint32(mnt.Fstype_AUTO)), MntId: proto.Uint32(9), RootDev: proto.Uint32(10), Options: proto.String("errors=remount-ro"),
+			Root: proto.String("/"), Mountpoint: proto.String("/mnt"),
+		}), "not one of a container"},
+		"disk as a second root":       {put("mountpoints-9.img", magicMounts, mount(mnt.Fstype_AUTO, 9, 99, "/", "")), "not one of a container"},
+		"above what is mounted":       {with(at(mount(mnt.Fstype_TMPFS, 9, 99, "/mnt", ""), "/../x")), "leads out"},
+		"root of who mounts":          {with(at(mount(mnt.Fstype_PROC, 9, 11, "/mnt", ""), "/self/root")), "leads out"},
+		"writable bind":               {with(mount(mnt.Fstype_AUTO, 9, 99, "/data", "/data")), "the spec says ro"},
+		"writable copy of a bind": {func(s set) {
+			bind := readonly(mount(mnt.Fstype_AUTO, 9, 99, "/data", "/data"))
+			with(bind)(s)
+			s["mountpoints-9.img"] = encode(t, magicMounts, mount(mnt.Fstype_AUTO, 19, 99, "/mnt", ""))
+		}, "the spec says ro"},
+		"real time": {func(s set) {
+			c := filtered(0)
+			c.ThreadCore.SchedPolicy = proto.Uint32(unix.SCHED_RR)
+			put("core-1.img", magicCore, c)(s)
+		}, "real time"},
+		"all devices":            {put("cgroup.img", magicCgroup, devices("a *:* rwm")), "a *:* rwm"},
+		"a disk":                 {put("cgroup.img", magicCgroup, devices("c 1:3 rwm\nb 8:0 rm")), "b 8:0 rm"},
+		"devices in other words": {put("cgroup.img", magicCgroup, devices("c 1:3")), "c 1:3"},
+		"deleted node of a disk": {ghost(unix.S_IFBLK, 8<<8), "device node 8:0"},
+		"deleted node of memory": {ghost(unix.S_IFCHR, 1<<8|1), "device node 1:1"},
+		"no deleted file":        {put("ghost-file-1.img", magicGhost), "empty image"},
+		"node of a disk":         {unpacked(device(tar.TypeBlock, 8, 0)), "device node 8:0"},
+		"null as a disk":         {unpacked(device(tar.TypeBlock, 1, 3)), "device node 1:3"},
+		"name that climbs":       {unpacked(file("./../x")), "leads out"},
+		"absolute name":          {unpacked(file("/etc/x")), "leads out"},
+		"file through a link":    {unpacked(link(tar.TypeSymlink, "./d", "/etc"), file("./d/x")), "in what is no directory"},
+		"link to the host":       {unpacked(link(tar.TypeLink, "./l", "/etc/shadow")), "a link to what is not"},
+		"link to a link":         {unpacked(link(tar.TypeSymlink, "./s", "/etc/shadow"), link(tar.TypeLink, "./l", "./s")), "a link to what is not"},
+		"entry there twice":      {unpacked(link(tar.TypeSymlink, "./s", "/etc"), dir("./s/")), "there twice"},
+		"root that is a link":    {unpacked(link(tar.TypeSymlink, "./", "/etc")), "no directory"},
+		"entry of no type":       {unpacked(tar.Header{Name: "x", Typeflag: 'V'}), "entry of type"},
+		"a tar that is cut":      {func(s set) { s["tmpfs-dev-13.tar.gz.img"] = s["tmpfs-dev-13.tar.gz.img"][:60] }, "tmpfs-dev-13.tar.gz.img"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := confinedSet(t)

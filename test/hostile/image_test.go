@@ -174,6 +174,26 @@ func imagesOf(c checkpoint, canary string) []sample {
 			}
 			return []proto.Message{m}
 		})),
+		bad("with a /proc/sys that its file system closes", "/proc/sys is open", mounts(func(m *mnt.MntEntry) []proto.Message {
+			if m.GetMountpoint() == "/proc/sys" {
+				m.Flags, m.SbFlags = proto.Uint32(m.GetFlags()&^unix.MS_RDONLY), proto.Uint32(unix.MS_RDONLY)
+			}
+			return []proto.Message{m}
+		})),
+		bad("with a /proc/sys in the form of old versions", "/proc/sys is open", mounts(func(m *mnt.MntEntry) []proto.Message {
+			if m.GetMountpoint() == "/proc/sys" {
+				m.SbFlags = nil
+			}
+			return []proto.Message{m}
+		})),
+		bad("with a /proc over the closed one", "/proc/sys is open", mounts(func(m *mnt.MntEntry) []proto.Message {
+			if m.GetMountpoint() != "/proc" {
+				return []proto.Message{m}
+			}
+			e := proto.CloneOf(m)
+			e.MntId, e.RootDev, e.ParentMntId = proto.Uint32(99999), proto.Uint32(77777), m.MntId
+			return []proto.Message{m, e}
+		})),
 		bad("with policies of AppArmor", "AppArmor", c.put("checkpoint/apparmor.img", []byte("policy"))),
 		bad("with another user namespace", "userns-9.img", c.put("checkpoint/userns-9.img", []byte("xxxxxxxx"))),
 		bad("with a file through a link", "no directory", tmpfs(member{name: "./d", kind: tar.TypeSymlink, link: canary}, member{name: "./d/file", body: []byte("x")})),
