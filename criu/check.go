@@ -32,6 +32,8 @@ type CheckOptions struct {
 	// Guard are paths below /proc and /sys that have to be hidden or read-only in the container, as far as this host
 	// has them.
 	Guard []string
+	// Own says that the images were made on this host. Only then can they name files by handles of a file system.
+	Own bool
 	// AnyArchitecture accepts images of another CPU architecture, for reading only.
 	AnyArchitecture bool
 	// WithoutMemory says that memory and page maps are not there: a page server has them.
@@ -123,7 +125,7 @@ func checkSurroundings(ctx context.Context, dir string, names []string, opts Che
 	if err := checkLabels(dir, spec); err != nil {
 		return err
 	}
-	if err := checkFiles(dir, names, spec); err != nil {
+	if err := checkFiles(dir, names, opts); err != nil {
 		return err
 	}
 	if err := checkNodes(ctx, dir, names, spec); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fh"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/fsnotify"
 	remap_file_path "github.com/checkpoint-restore/go-criu/v8/crit/images/remap-file-path"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -29,7 +30,8 @@ func privilegedFiles() map[fdinfo.FdTypes]string {
 
 // checkFiles rejects open files that need more than the spec grants, and names that CRIU would resolve outside of
 // the container. Where a name leads is seen when its root file system is there: [CheckPaths].
-func checkFiles(dir string, names []string, spec *specs.Spec) error {
+func checkFiles(dir string, names []string, opts CheckOptions) error {
+	spec := opts.Spec
 	if spec == nil {
 		return nil
 	}
@@ -55,6 +57,9 @@ func checkFiles(dir string, names []string, spec *specs.Spec) error {
 		if need != "" && !slices.Contains(granted, "CAP_"+need) && !slices.Contains(granted, "CAP_SYS_ADMIN") {
 			return imageError(FilesImage, "an open file of type %s, for which a process needs CAP_%s, which the spec does not grant", strings.ToLower(kind.String()), need)
 		}
+		if byHandle(f) && !opts.Own && !slices.Contains(granted, "CAP_DAC_READ_SEARCH") {
+			return imageError(FilesImage, "a watched file is known by its number on the disk of the dumping host alone: the number is another file's here")
+		}
 		for _, n := range namesOf(f) {
 			if n.bad() {
 				return imageError(FilesImage, "name %s leads out of the container", archive.QuoteName(n.name))
@@ -62,6 +67,13 @@ func checkFiles(dir string, names []string, spec *specs.Spec) error {
 		}
 	}
 	return nil
+}
+
+// byHandle tells whether an open file watches others that CRIU opens by a handle of their file system, wherever they are in it.
+func byHandle(f *fdinfo.FileEntry) bool {
+	without := func(h *fh.FhEntry) bool { return h != nil && h.GetPath() == "" }
+	return slices.ContainsFunc(f.GetIfy().GetWd(), func(w *fsnotify.InotifyWdEntry) bool { return without(w.GetFHandle()) }) ||
+		slices.ContainsFunc(f.GetFfy().GetMark(), func(m *fsnotify.FanotifyMarkEntry) bool { return without(m.GetIe().GetFHandle()) })
 }
 
 // bounding are the capabilities that a spec bounds a container by.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/fh"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fsnotify"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/mnt"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/regfile"
@@ -124,6 +125,15 @@ func TestCheckPathsReplaced(t *testing.T) {
 	}
 }
 
+// watching is an inotify descriptor.
+func watching(path string) *fdinfo.FileEntry {
+	handle := &fh.FhEntry{}
+	if path != "" {
+		handle.Path = &path
+	}
+	return &fdinfo.FileEntry{Type: fdinfo.FdTypes_INOTIFY.Enum(), Id: proto.Uint32(1), Ify: &fsnotify.InotifyFileEntry{Wd: []*fsnotify.InotifyWdEntry{{FHandle: handle}}}}
+}
+
 func TestCheckRejectsFiles(t *testing.T) {
 	for name, test := range map[string]struct {
 		change map[string][]byte
@@ -133,6 +143,8 @@ func TestCheckRejectsFiles(t *testing.T) {
 		"images of old":        {map[string][]byte{"unixsk.img": []byte("xxxxxxxx")}, "old versions"},
 		"events of all files":  {map[string][]byte{FilesImage: encode(t, magicFiles, &fdinfo.FileEntry{Type: fdinfo.FdTypes_FANOTIFY.Enum(), Id: proto.Uint32(1)})}, "CAP_SYS_ADMIN"},
 		"events, hidden":       {map[string][]byte{FilesImage: encode(t, magicFiles, &fdinfo.FileEntry{Type: fdinfo.FdTypes_REG.Enum(), Id: proto.Uint32(1), Ffy: &fsnotify.FanotifyFileEntry{}})}, "CAP_SYS_ADMIN"},
+		"watched file by number": {map[string][]byte{FilesImage: encode(t, magicFiles, watching(""))}, "its number"},
+		"watched file by name":   {map[string][]byte{FilesImage: encode(t, magicFiles, watching("/x"))}, ""},
 		"programs' data":       {map[string][]byte{FilesImage: encode(t, magicFiles, &fdinfo.FileEntry{Type: fdinfo.FdTypes_BPFMAP.Enum(), Id: proto.Uint32(1)})}, "CAP_BPF"},
 		"empty images of old":  {map[string][]byte{"unixsk.img": nil}, ""},
 		"a file as it is":      {map[string][]byte{FilesImage: encode(t, magicFiles, named("/x"))}, ""},

@@ -115,7 +115,7 @@ func (r *restore) confine(ctx context.Context, images string, spec *specs.Spec) 
 			return err
 		}
 	}
-	_, err := criu.Check(ctx, images, criu.CheckOptions{Spec: spec, Guard: policy.Guarded(spec)})
+	_, err := criu.Check(ctx, images, criu.CheckOptions{Spec: spec, Guard: policy.Guarded(spec), Own: r.own})
 	return err
 }
 
