@@ -139,16 +139,16 @@ func TestCheckRejectsFiles(t *testing.T) {
 		change map[string][]byte
 		rule   string
 	}{
-		"name that leads out":  {map[string][]byte{FilesImage: encode(t, magicFiles, named("/../x"))}, "leads out"},
-		"images of old":        {map[string][]byte{"unixsk.img": []byte("xxxxxxxx")}, "old versions"},
-		"events of all files":  {map[string][]byte{FilesImage: encode(t, magicFiles, &fdinfo.FileEntry{Type: fdinfo.FdTypes_FANOTIFY.Enum(), Id: proto.Uint32(1)})}, "CAP_SYS_ADMIN"},
-		"events, hidden":       {map[string][]byte{FilesImage: encode(t, magicFiles, &fdinfo.FileEntry{Type: fdinfo.FdTypes_REG.Enum(), Id: proto.Uint32(1), Ffy: &fsnotify.FanotifyFileEntry{}})}, "CAP_SYS_ADMIN"},
+		"name that leads out":    {map[string][]byte{FilesImage: encode(t, magicFiles, named("/../x"))}, "leads out"},
+		"images of old":          {map[string][]byte{"unixsk.img": []byte("xxxxxxxx")}, "old versions"},
+		"events of all files":    {map[string][]byte{FilesImage: encode(t, magicFiles, &fdinfo.FileEntry{Type: fdinfo.FdTypes_FANOTIFY.Enum(), Id: proto.Uint32(1)})}, "CAP_SYS_ADMIN"},
+		"events, hidden":         {map[string][]byte{FilesImage: encode(t, magicFiles, &fdinfo.FileEntry{Type: fdinfo.FdTypes_REG.Enum(), Id: proto.Uint32(1), Ffy: &fsnotify.FanotifyFileEntry{}})}, "CAP_SYS_ADMIN"},
 		"watched file by number": {map[string][]byte{FilesImage: encode(t, magicFiles, watching(""))}, "its number"},
 		"watched file by name":   {map[string][]byte{FilesImage: encode(t, magicFiles, watching("/x"))}, ""},
-		"programs' data":       {map[string][]byte{FilesImage: encode(t, magicFiles, &fdinfo.FileEntry{Type: fdinfo.FdTypes_BPFMAP.Enum(), Id: proto.Uint32(1)})}, "CAP_BPF"},
-		"empty images of old":  {map[string][]byte{"unixsk.img": nil}, ""},
-		"a file as it is":      {map[string][]byte{FilesImage: encode(t, magicFiles, named("/x"))}, ""},
-		"the key of something": {map[string][]byte{FilesImage: encode(t, magicFiles, &fdinfo.FileEntry{Type: fdinfo.FdTypes_REG.Enum(), Id: proto.Uint32(1), Reg: &regfile.RegFileEntry{Name: proto.String("file[1b:3]"), Ext: proto.Bool(true)}})}, ""},
+		"programs' data":         {map[string][]byte{FilesImage: encode(t, magicFiles, &fdinfo.FileEntry{Type: fdinfo.FdTypes_BPFMAP.Enum(), Id: proto.Uint32(1)})}, "CAP_BPF"},
+		"empty images of old":    {map[string][]byte{"unixsk.img": nil}, ""},
+		"a file as it is":        {map[string][]byte{FilesImage: encode(t, magicFiles, named("/x"))}, ""},
+		"the key of something":   {map[string][]byte{FilesImage: encode(t, magicFiles, &fdinfo.FileEntry{Type: fdinfo.FdTypes_REG.Enum(), Id: proto.Uint32(1), Reg: &regfile.RegFileEntry{Name: proto.String("file[1b:3]"), Ext: proto.Bool(true)}})}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			set := confinedSet(t)

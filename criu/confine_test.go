@@ -270,14 +270,14 @@ func TestCheckRejectsBeyondSpec(t *testing.T) {
 		"user namespace":              {func(s set) { s["userns-3.img"] = users(t, 0) }, "userns-3.img"},
 		"AppArmor":                    {func(s set) { s["apparmor.img"] = []byte("policy") }, "apparmor.img"},
 		"disk by CRIU's key":          {with(mount(mnt.Fstype_AUTO, 9, 99, "/mnt", "CRIU:EXTERNAL_DEV")), "of the host"},
-		"disk of the root's number":   {with(&mnt.MntEntry{
+		"disk of the root's number": {with(&mnt.MntEntry{
 			Fstype: proto.Uint32(uint32(mnt.Fstype_AUTO)), MntId: proto.Uint32(9), RootDev: proto.Uint32(10), Options: proto.String("errors=remount-ro"),
 			Root: proto.String("/"), Mountpoint: proto.String("/mnt"),
 		}), "not one of a container"},
-		"disk as a second root":       {put("mountpoints-9.img", magicMounts, mount(mnt.Fstype_AUTO, 9, 99, "/", "")), "not one of a container"},
-		"above what is mounted":       {with(at(mount(mnt.Fstype_TMPFS, 9, 99, "/mnt", ""), "/../x")), "leads out"},
-		"root of who mounts":          {with(at(mount(mnt.Fstype_PROC, 9, 11, "/mnt", ""), "/self/root")), "leads out"},
-		"writable bind":               {with(mount(mnt.Fstype_AUTO, 9, 99, "/data", "/data")), "the spec says ro"},
+		"disk as a second root": {put("mountpoints-9.img", magicMounts, mount(mnt.Fstype_AUTO, 9, 99, "/", "")), "not one of a container"},
+		"above what is mounted": {with(at(mount(mnt.Fstype_TMPFS, 9, 99, "/mnt", ""), "/../x")), "leads out"},
+		"root of who mounts":    {with(at(mount(mnt.Fstype_PROC, 9, 11, "/mnt", ""), "/self/root")), "leads out"},
+		"writable bind":         {with(mount(mnt.Fstype_AUTO, 9, 99, "/data", "/data")), "the spec says ro"},
 		"writable copy of a bind": {func(s set) {
 			bind := readonly(mount(mnt.Fstype_AUTO, 9, 99, "/data", "/data"))
 			with(bind)(s)

@@ -32,10 +32,11 @@
 //	clocks                                           TestClocks: times of files; that of the host is never set
 //	registry cut, silent, slow, lying                TestHostileRegistries, TestSlowDrip, TestStalls, TestPushFaults and
 //	                                                 TestPullFaults of registry, TestRegistryGoesAway
+//	proxy that wants a login, silent name servers    TestProxyWantsLogin, TestNameServersThatAreSilent
 //	ID or root file system in use                    TestUsedID, TestRootfs
 //	images, base or mounts that do not fit           TestDamagedArchives, TestVolumeIsMissing, TestCheckSource
 //	restored container ends at once                  TestRestoreFails
 //
-// Not produced: power loss (the order of system calls stands for it), SELinux and AppArmor, a task that cannot be frozen,
-// a proxy that asks for a password, DNS that does not answer, and a wrong clock of the host.
+// Not produced: power loss (the order of system calls stands for it), SELinux and AppArmor, a task that cannot be frozen, a
+// quota of a real disk (errors of system calls stand for it), and a wrong clock of the host, which all of its programs would have.
 package faults

@@ -186,7 +186,7 @@ func imagesOf(c checkpoint, canary string) []sample {
 			}
 			return []proto.Message{m}
 		})),
-		bad("with a /proc over the closed one", "/proc/sys is open", mounts(func(m *mnt.MntEntry) []proto.Message {
+		bad("with a /proc over the closed one", "is open", mounts(func(m *mnt.MntEntry) []proto.Message {
 			if m.GetMountpoint() != "/proc" {
 				return []proto.Message{m}
 			}
