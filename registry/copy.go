@@ -186,11 +186,17 @@ func (c *copier) skip(n int64, note func(*Copied)) {
 	})
 }
 
-// blobs copies what is not there. The first blob goes first: where it is missing, nothing of the copy was sent
-// before. Then the largest come first, so that the end is not one long wait.
+// blobs copies what is not there, largest first so that the end is not one long wait. If nothing is asked for, the first
+// one goes before: where it is missing, nothing of the copy was sent.
 func (c *copier) blobs(ctx context.Context, blobs []ocispec.Descriptor) error {
+	if c.known.fresh {
+		if err := c.blob(ctx, blobs[0]); err != nil {
+			return err
+		}
+		blobs = blobs[1:]
+	}
 	blobs = slices.Clone(blobs)
-	slices.SortStableFunc(blobs[min(1, len(blobs)):], func(a, b ocispec.Descriptor) int {
+	slices.SortStableFunc(blobs, func(a, b ocispec.Descriptor) int {
 		switch {
 		case a.Size > b.Size:
 			return -1

@@ -93,9 +93,24 @@ func (f *fakeRegistry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.blob(w, r, path)
 	case strings.Contains(path, "/manifests/"):
 		f.manifest(w, r, path)
+	case strings.HasSuffix(path, "/tags/list"):
+		f.tags(w, strings.TrimSuffix(path, "/tags/list"))
 	default:
 		http.NotFound(w, r)
 	}
+}
+
+// tags tells no tags, but whether there is such a repository.
+func (f *fakeRegistry) tags(w http.ResponseWriter, repo string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key := range f.manifests {
+		if strings.HasPrefix(key, repo+"@") {
+			_, _ = io.WriteString(w, `{"tags":[]}`)
+			return
+		}
+	}
+	http.Error(w, `{"errors":[{"code":"NAME_UNKNOWN"}]}`, http.StatusNotFound)
 }
 
 func (f *fakeRegistry) upload(w http.ResponseWriter, r *http.Request, path string) {

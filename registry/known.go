@@ -2,11 +2,15 @@ package registry
 
 import (
 	"context"
+	"errors"
+	"net/http"
+	"net/url"
 	"slices"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
 // maxRelated is how many manifests a registry is asked for, to learn from those that it has.
@@ -16,8 +20,8 @@ const maxRelated = 4
 type known struct {
 	there   map[digest.Digest]bool         // a manifest that is there names them
 	sources map[digest.Digest]*mountSource // another repository may have them
-	// fresh says that what is not there by the above is not there at all: an earlier checkpoint is, and of
-	// this one nothing was sent yet.
+	// fresh says that what is not there by the above is not there at all: an earlier checkpoint is, or the repository is
+	// new, and of this one nothing was sent yet.
 	fresh bool
 }
 
@@ -30,7 +34,7 @@ type mountSource struct {
 // learn finds out what can be known of the destination.
 func (c *copier) learn(ctx context.Context, root digest.Digest, blobs []ocispec.Descriptor) error {
 	dst, ok := c.dst.(*Repository)
-	if !ok {
+	if !ok || len(blobs) == 0 {
 		return nil
 	}
 	switch src := c.src.(type) {
@@ -92,13 +96,26 @@ func (k *known) learn(ctx context.Context, dst *Repository, src *Store, root dig
 			}
 		}
 	}
-	if err := k.confirm(ctx, dst, here); err != nil || len(k.there) == 0 {
+	if err := k.confirm(ctx, dst, here); err != nil {
 		return err
+	}
+	if len(k.there) == 0 && !dst.isNew(ctx) {
+		return nil
 	}
 	// The first blob is the config, which no other checkpoint has, and it is sent first.
 	begun, err := dst.Exists(ctx, blobs[0])
 	k.fresh = err == nil && !begun
 	return err
+}
+
+// isNew tells whether the registry says that it has no such repository.
+func (r *Repository) isNew(ctx context.Context) bool {
+	resp, err := r.send(ctx, http.MethodGet, "/tags/list", url.Values{"n": {"1"}}, exchange{}, auth.ActionPull)
+	if err == nil {
+		drain(resp)
+	}
+	var status *StatusError
+	return errors.As(err, &status) && status.Status == http.StatusNotFound && isNameUnknown(status)
 }
 
 // common tells which of the wanted blobs are among all.

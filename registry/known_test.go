@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
 )
 
 // The layers of two checkpoints, of which the second is a child of the first.
@@ -59,8 +61,13 @@ func TestKnown(t *testing.T) {
 	}
 	sharedPath, ownPath := "/v2/a/blobs/"+digest.FromString(shared).String(), "/v2/a/blobs/"+digest.FromString(big("child's", ownBytes)).String()
 	push(s, "p", "1")
-	if n := f.count("HEAD " + sharedPath); n != 2 {
-		t.Errorf("the first push asked %d times for a blob, want once before and once after it was sent", n)
+	if n := f.count("HEAD " + sharedPath); n != 1 {
+		t.Errorf("the first push to a new repository asked %d times for a blob, want once after it was sent", n)
+	}
+	stranger := newStore(t)
+	mustTag(t, stranger, mustImage(t, stranger, big("stranger's", ownBytes), shared), "s")
+	if got := push(stranger, "s", "0"); got.Skipped != 1 || f.count("HEAD "+sharedPath) != 1 {
+		t.Errorf("a store that knows nothing of the repository: got %+v, want 1 blob skipped because it was asked for", got)
 	}
 
 	if got := push(s, "c", "2"); got.Skipped != 1 || got.Blobs != 2 {
@@ -93,8 +100,14 @@ func TestKnown(t *testing.T) {
 	}
 }
 
-// TestKnownResumed: what an interrupted push has sent is not sent again.
+// TestKnownResumed: what an interrupted push has sent is not sent again, to a new repository or to that of the parent.
 func TestKnownResumed(t *testing.T) {
+	for _, parent := range []bool{true, false} {
+		t.Run(fmt.Sprint("parent ", parent), func(t *testing.T) { testKnownResumed(t, parent) })
+	}
+}
+
+func testKnownResumed(t *testing.T, parent bool) {
 	ctx := t.Context()
 	f := newFake(t)
 	s := newStore(t)
@@ -104,8 +117,10 @@ func TestKnownResumed(t *testing.T) {
 	mustTag(t, s, desc, "x")
 	c, _ := newTestClient(ClientOptions{PlainHTTP: true})
 	repo := mustRepo(t, c, f.host()+"/a:1")
-	if _, err := Copy(ctx, repo, "p", s, "p", CopyOptions{}); err != nil {
-		t.Fatal(err)
+	if parent {
+		if _, err := Copy(ctx, repo, "p", s, "p", CopyOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	f.before = func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodPut && r.URL.Query().Get("digest") == digest.FromString(later).String() {
@@ -122,6 +137,23 @@ func TestKnownResumed(t *testing.T) {
 		t.Errorf("again: got %+v, %v, want 1 blob sent and 3 skipped", got, err)
 	}
 	checkImage(t, repo, s, desc)
+}
+
+// TestKnownNothing: there may be nothing to send but a manifest.
+func TestKnownNothing(t *testing.T) {
+	ctx := t.Context()
+	f := newFake(t)
+	s := newStore(t)
+	raw := []byte(`{"schemaVersion":2,"manifests":[]}`)
+	desc := content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, raw)
+	if err := s.Push(ctx, desc, bytes.NewReader(raw)); err != nil {
+		t.Fatal(err)
+	}
+	mustTag(t, s, desc, "x")
+	c, _ := newTestClient(ClientOptions{PlainHTTP: true})
+	if got, err := Copy(ctx, mustRepo(t, c, f.host()+"/a:1"), "", s, "x", CopyOptions{}); err != nil || got.Blobs != 0 || !f.has("a@1") {
+		t.Errorf("got %+v, %v, want no blob and the name", got, err)
+	}
 }
 
 // TestMountFromStore: what another repository of the registry has is taken from there, and where that fails it is sent.
