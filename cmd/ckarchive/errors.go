@@ -320,13 +320,19 @@ func cause(ctx context.Context, err error) error {
 		interrupted *interruptedError
 		captured    *capture.Error
 	)
-	if !errors.As(context.Cause(ctx), &interrupted) || errors.As(err, &interrupted) {
+	if !errors.As(context.Cause(ctx), &interrupted) {
 		return err
 	}
-	// Where more than the work went wrong all of it is told.
-	settled := !errors.As(err, &captured) || captured.State != capture.Lost && !captured.Archived()
-	if settled && errors.Is(err, context.Canceled) {
+	told := errors.Is(err, interrupted)
+	stopped := told || errors.Is(err, context.Canceled)
+	switch isCapture := errors.As(err, &captured); {
+	case isCapture && (captured.State == capture.Lost || captured.Archived()):
+		// More than the work went wrong: all of it is told.
+	case stopped && (isCapture || !told):
 		return &stoppedError{by: interrupted, err: err}
+	}
+	if told {
+		return err
 	}
 	return errors.Join(err, interrupted)
 }
