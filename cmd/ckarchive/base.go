@@ -67,6 +67,8 @@ func (r *restore) checkBase(ctx context.Context) (string, error) {
 		switch id, other := runtime.StoredImage(runtime.Host{}, *b); {
 		case id != "":
 			hint = fmt.Sprintf(`Podman has it on this host: give it with --base "$(podman image mount %s)"`, id)
+		case other != "" && b.ImageID == "" && b.Manifest == "" && len(b.DiffIDs) == 0:
+			hint = fmt.Sprintf(`an image of that name is on this host; if it is the one, give it with --base "$(podman image mount %s)"`, b.Image)
 		case other != "":
 			hint = fmt.Sprintf("the image of that name on this host is another one; give the right one, %s, with --base IMAGE", cmp.Or(b.Manifest, b.ImageID, b.Image))
 		}
@@ -127,12 +129,20 @@ func (r *restore) openBaseAt(ctx context.Context, loc location) (from oras.ReadO
 	case locationName:
 		if onlyLocal(loc.ref) {
 			return nil, "", nil, withHint(fmt.Errorf("%w: there is no such directory, and the name has no host", archive.ErrNotFound),
-				"write HOST/REPO:TAG for one of a registry, oci:DIR:TAG for one of a layout")
+				localBaseHint(loc.ref.String()))
 		}
 		repo, err := r.app.client(r.cmd.remoteFlags).Repository(loc.ref.String())
 		return repo, loc.ref.Identifier(), nothing{}, err
 	}
 	return nil, "", nil, usagef("it is neither a directory nor an image")
+}
+
+// localBaseHint says what to write in place of a name without a host, which may be one of Podman's.
+func localBaseHint(name string) string {
+	if _, other := runtime.StoredImage(runtime.Host{}, archive.Base{Image: name}); other != "" {
+		return fmt.Sprintf(`Podman has an image of that name: give it with --base "$(podman image mount %s)"`, name)
+	}
+	return "write HOST/REPO:TAG for one of a registry, oci:DIR:TAG for one of a layout"
 }
 
 // nothing is to be closed.

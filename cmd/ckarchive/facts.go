@@ -107,8 +107,8 @@ func (x *export) name() string {
 // addImage notes the image that the container's engine made it from, unless --base named another.
 func (x *export) addImage() {
 	image := x.ctr.Image
-	if image == nil || x.base != nil && x.base.Image != "" {
-		return
+	if image == nil || x.base != nil && x.base.Image != "" && x.base.Image != image.Image {
+		return // another one was named
 	}
 	base := *image
 	if x.base != nil {
