@@ -99,8 +99,10 @@ func (k *known) learn(ctx context.Context, dst *Repository, src *Store, root dig
 	if err := k.confirm(ctx, dst, here); err != nil {
 		return err
 	}
-	if len(k.there) == 0 && !dst.isNew(ctx) {
-		return nil
+	if len(k.there) == 0 {
+		if fresh, err := dst.isNew(ctx); err != nil || !fresh {
+			return err
+		}
 	}
 	// The first blob is the config, which no other checkpoint has, and it is sent first.
 	begun, err := dst.Exists(ctx, blobs[0])
@@ -108,14 +110,19 @@ func (k *known) learn(ctx context.Context, dst *Repository, src *Store, root dig
 	return err
 }
 
-// isNew tells whether the registry says that it has no such repository.
-func (r *Repository) isNew(ctx context.Context) bool {
+// isNew tells whether the registry says that it has no such repository. It need not say anything; but who is not let in
+// goes no further.
+func (r *Repository) isNew(ctx context.Context) (bool, error) {
 	resp, err := r.send(ctx, http.MethodGet, "/tags/list", url.Values{"n": {"1"}}, exchange{}, auth.ActionPull)
 	if err == nil {
 		drain(resp)
+		return false, nil
 	}
 	var status *StatusError
-	return errors.As(err, &status) && status.Status == http.StatusNotFound && isNameUnknown(status)
+	if !errors.As(err, &status) || status.Status == http.StatusUnauthorized {
+		return false, opError("look for", r.ref.Name(), err)
+	}
+	return status.Status == http.StatusNotFound && isNameUnknown(status), nil
 }
 
 // common tells which of the wanted blobs are among all.

@@ -139,6 +139,49 @@ func testKnownResumed(t *testing.T, parent bool) {
 	checkImage(t, repo, s, desc)
 }
 
+// TestNewRepository: a registry need not tell whether a repository is new. Who is not let in asks nothing more.
+func TestNewRepository(t *testing.T) {
+	for _, tt := range []struct {
+		status int
+		body   string
+		want   error
+		asks   bool // for the blobs before they are sent
+	}{
+		{404, `{"errors":[{"code":"NAME_UNKNOWN"}]}`, nil, false},
+		{404, "not found", nil, true},
+		{200, `{"tags":null}`, nil, true},
+		{403, "", nil, true},
+		{405, "", nil, true},
+		{401, "", ErrDenied, false},
+	} {
+		t.Run(fmt.Sprint(tt.status, tt.body), func(t *testing.T) {
+			f := newFake(t)
+			s := newStore(t)
+			layer := big("layer", ownBytes)
+			mustTag(t, s, mustImage(t, s, layer), "x")
+			f.before = func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasSuffix(r.URL.Path, "/tags/list") {
+					return false
+				}
+				w.WriteHeader(tt.status)
+				_, _ = io.WriteString(w, tt.body)
+				return true
+			}
+			c, _ := newTestClient(ClientOptions{PlainHTTP: true})
+			_, err := Copy(t.Context(), mustRepo(t, c, f.host()+"/a:1"), "", s, "x", CopyOptions{})
+			if !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+			if n := f.count("HEAD /v2/a/blobs/" + digest.FromString(layer).String()); err == nil && (n == 2) != tt.asks {
+				t.Errorf("asked %d times for the blob, want before it is sent: %v", n, tt.asks)
+			}
+			if err != nil && f.count("") != 1 {
+				t.Errorf("%d requests after it was refused", f.count("")-1)
+			}
+		})
+	}
+}
+
 // TestKnownNothing: there may be nothing to send but a manifest.
 func TestKnownNothing(t *testing.T) {
 	ctx := t.Context()
