@@ -164,8 +164,11 @@ func (k *known) confirm(ctx context.Context, dst *Repository, list []related) er
 		if err != nil {
 			return err
 		}
+		if !there {
+			continue
+		}
 		for _, b := range r.common {
-			k.there[b.Digest] = k.there[b.Digest] || there
+			k.there[b.Digest] = true
 		}
 	}
 	return nil
