@@ -16,6 +16,9 @@ type ReaderOptions struct {
 	// Sequential unpacks no further ahead than it has to: for who reads only the beginning of a
 	// stream whose bytes are dear.
 	Sequential bool
+	// PassParent passes over the link from images to those that they were dumped on top of, see [ParentLink], which an
+	// engine leaves in its archive: for who has the others too.
+	PassParent bool
 	// Decrypt opens an encrypted archive. Nil: such an archive is an [ErrEncrypted].
 	Decrypt Decrypter
 }
@@ -30,6 +33,7 @@ type Reader struct {
 	unpack  io.Closer
 	packed  Compression
 	sealed  bool
+	passes  bool // over the link to the parent
 	max     int64
 	total   int64
 	entries int
@@ -60,6 +64,7 @@ func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
 		unpack: plain,
 		packed: packed,
 		sealed: encrypted,
+		passes: opts.PassParent,
 		max:    limit,
 		names:  claims{},
 	}, nil
@@ -98,6 +103,9 @@ func (r *Reader) next(ctx context.Context) (Entry, io.Reader, error) {
 		}
 		if h.Typeflag == tar.TypeDir && (h.Name == "./" || h.Name == ".") {
 			continue // tar -C dir -cf x.tar . begins with the folder itself
+		}
+		if r.passes && h.Typeflag == tar.TypeSymlink && h.Name == Image(ParentLink) {
+			continue
 		}
 		e, err := r.accept(h)
 		if err != nil {

@@ -109,7 +109,7 @@ func (s *Source) check() error {
 	images, predump := false, false
 	for _, m := range s.members {
 		images = images || m.entry.Name == archive.Image(archive.Inventory)
-		predump = predump || strings.HasPrefix(m.entry.Name, preCheckpointDir+"/")
+		predump = predump || strings.HasPrefix(m.entry.Name, PreCheckpointDir+"/")
 	}
 	switch {
 	case images:
@@ -120,8 +120,8 @@ func (s *Source) check() error {
 	return fmt.Errorf("%w: it has no %s", archive.ErrNotArchive, archive.Image(archive.Inventory))
 }
 
-// preCheckpointDir is where Podman puts the images of --pre-checkpoint.
-const preCheckpointDir = "pre-checkpoint"
+// PreCheckpointDir is where Podman puts the images of --pre-checkpoint.
+const PreCheckpointDir = "pre-checkpoint"
 
 func (s *Source) sort(created time.Time) {
 	s.nameFolders()

@@ -33,11 +33,16 @@ func (convertCmd) Help() string {
 }
 
 // Run implements the command.
-func (c *convertCmd) Run(ctx context.Context, a *app) error {
+func (c *convertCmd) Run(ctx context.Context, a *app) (err error) {
 	src, dest, opts, err := c.plan()
 	if err != nil {
 		return err
 	}
+	src, both, err := c.joined(ctx, src)
+	if err != nil {
+		return cause(ctx, fmt.Errorf("convert %s: %w", c.Source, err))
+	}
+	defer func() { err = errors.Join(err, both.Close()) }()
 	in, err := c.open(ctx, a, src)
 	if err != nil {
 		return cause(ctx, fmt.Errorf("convert %s: %w", c.Source, err))

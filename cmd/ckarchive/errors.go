@@ -96,7 +96,7 @@ func classes() []class {
 	return []class{
 		{signature.ErrUnsigned, exitRejected, "do not use it unless you know whose it is; ckarchive sign makes signatures, and docs/signatures.md says what demands them"},
 		{foreign.ErrBare, exitUsage, "name the container's bundle, or its config.json: ckarchive import has --bundle DIR and --spec FILE"},
-		{foreign.ErrPartial, exitRejected, "make a whole one: podman container checkpoint without --pre-checkpoint and --with-previous"},
+		{foreign.ErrPartial, exitRejected, "give both to ckarchive import or convert: the one of --with-previous, and that of --pre-checkpoint with --import-previous FILE; or make a whole one, without these options"},
 		{archive.ErrNotArchive, exitRejected, "ckarchive reads its own archives and those of Podman, CRI-O and containerd"},
 		{archive.ErrRejected, exitRejected, "do not use it: fetch it again, or make another one"},
 		{registry.ErrContent, exitRejected, "the registry gave other content than its manifest promises; do not use it"},

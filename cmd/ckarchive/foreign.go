@@ -22,6 +22,7 @@ type knownFlags struct {
 	BaseImage     string `help:"Name of the image that the container was made from, likewise." placeholder:"NAME"`
 	BaseID        string `name:"base-id" help:"ID of that image: the digest of its config." placeholder:"DIGEST"`
 	Spec          string `help:"The container's OCI runtime configuration, for images that come without one." type:"path" placeholder:"FILE"`
+	previousFlag
 }
 
 // known reads what the flags name. bundle is the container's, and may be empty.
@@ -136,10 +137,15 @@ func unpackTo(ctx context.Context, dir string, src archive.Source) (err error) {
 	return out.Commit(ctx)
 }
 
-// removed is a directory that Close removes.
+// removed is a directory that Close removes; an empty one is none.
 type removed string
 
 var _ io.Closer = removed("")
 
 // Close implements [io.Closer].
-func (d removed) Close() error { return archive.RemoveTree(string(d)) }
+func (d removed) Close() error {
+	if d == "" {
+		return nil
+	}
+	return archive.RemoveTree(string(d))
+}

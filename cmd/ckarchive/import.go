@@ -26,7 +26,7 @@ func (importCmd) Help() string {
 }
 
 // Run implements the command.
-func (c *importCmd) Run(ctx context.Context, a *app) error {
+func (c *importCmd) Run(ctx context.Context, a *app) (err error) {
 	src, err := parseLocation(c.Source)
 	if err != nil {
 		return err
@@ -46,6 +46,11 @@ func (c *importCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	src, both, err := c.joined(ctx, src)
+	if err != nil {
+		return cause(ctx, fmt.Errorf("import %s: %w", c.Source, err))
+	}
+	defer func() { err = errors.Join(err, both.Close()) }()
 	in, err := a.openSource(ctx, src, sourceOptions{Known: known, Digests: true})
 	if err != nil {
 		return fmt.Errorf("import %s: %w", c.Source, err)

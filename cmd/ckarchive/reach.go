@@ -28,7 +28,7 @@ var _ = []reader{
 }
 
 func (c *convertCmd) reach() *reach {
-	return &reach{sources: []string{c.Source}, dests: []string{c.Dest}, files: append(c.Encrypt, c.specFile(c.Bundle)), remote: c.remoteFlags, store: c.To == "ctr"}
+	return &reach{sources: []string{c.Source}, dests: []string{c.Dest}, files: append(c.Encrypt, c.specFile(c.Bundle), c.ImportPrevious), remote: c.remoteFlags, store: c.To == "ctr"}
 }
 
 func (c *diffCmd) reach() *reach {
@@ -38,7 +38,7 @@ func (c *diffCmd) reach() *reach {
 func (c *flattenCmd) reach() *reach { return &reach{files: c.Encrypt, store: true} }
 
 func (c *importCmd) reach() *reach {
-	return &reach{sources: []string{c.Source, c.Parent}, files: append(c.Encrypt, c.specFile(c.Bundle)), store: true}
+	return &reach{sources: []string{c.Source, c.Parent}, files: append(c.Encrypt, c.specFile(c.Bundle), c.ImportPrevious), store: true}
 }
 
 func (c *inspectCmd) reach() *reach {
