@@ -25,6 +25,7 @@ type inspectCmd struct {
 	Tree   bool   `help:"Show processes, memory, open files, sockets and mounts."`
 	Format string `help:"Form of the output: ${enum}." enum:"table,json,tree" default:"table"`
 	Env    bool   `help:"Show the environment that the container was started with."`
+	Files  bool   `help:"Show what changed in the root file system; the checkpoint is read to its end."`
 	// ShowSecrets is of use with Env only.
 	ShowSecrets bool   `help:"Do not mask what may be a secret in it."`
 	Pull        string `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
@@ -33,7 +34,7 @@ type inspectCmd struct {
 
 // Help is the long help text.
 func (inspectCmd) Help() string {
-	return `Only metadata and small images are read, never the memory; of a registry usually less than 1 MB is fetched. Values of the environment that may be secrets are masked.`
+	return `Only metadata and small images are read, never the memory; of a registry usually less than 1 MB is fetched. With --files what changed in the root file system is read too, which in an archive file and an image comes behind the memory. Values of the environment that may be secrets are masked.`
 }
 
 // summary is what inspect shows. With --json it is the document.
@@ -51,6 +52,7 @@ type summary struct {
 	Members   int               `json:"members"`
 	Metadata  *archive.Metadata `json:"metadata,omitempty"`
 	Processes *criu.Inspection  `json:"images,omitempty"`
+	Files     []changedFile     `json:"files,omitempty"` // of the root file system, when they were asked for
 
 	environment []string // as the archive has it
 }
@@ -89,12 +91,18 @@ func (c *inspectCmd) read(ctx context.Context, src archive.Source, tree bool) (*
 		return nil, err
 	}
 	meta, err := archive.ParseMetadata(head[archive.MetadataFile])
-	listed := err == nil && len(meta.Members) > 0
+	listed := err == nil && len(meta.Members) > 0 && !c.Files
+	changes := &filesSource{Source: src}
+	if c.Files {
+		src = changes
+	}
 	files, err := archive.Collect(ctx, src, archive.CollectOptions{
 		Want: func(e archive.Entry) bool {
 			switch e.Name {
 			case archive.ConfigDump, archive.SpecDump, archive.MetadataFile:
 				return true
+			case archive.DeletedFiles:
+				return c.Files
 			}
 			return tree && isSmallImage(e)
 		},
@@ -115,6 +123,11 @@ func (c *inspectCmd) read(ctx context.Context, src archive.Source, tree bool) (*
 	}
 	if err := s.fill(files); err != nil {
 		return nil, err
+	}
+	if c.Files {
+		if s.Files, err = changes.finish(files[archive.DeletedFiles]); err != nil {
+			return nil, err
+		}
 	}
 	if c.Env {
 		s.Env = shownEnvironment(s.environment, c.ShowSecrets)
@@ -196,6 +209,9 @@ func (s *summary) rows() [][2]string {
 	}
 	for _, v := range s.Env {
 		rows = append(rows, [2]string{"environment", v})
+	}
+	for _, f := range s.Files {
+		rows = append(rows, [2]string{"changed file", f.String()})
 	}
 	kept := rows[:0]
 	for _, r := range rows {
@@ -326,6 +342,9 @@ func (s *summary) tree() string {
 			}
 			mounts.AddNode(oneLine(text))
 		}
+	}
+	if s.Files != nil {
+		addFiles(top, s.Files)
 	}
 	return top.String()
 }

@@ -240,7 +240,7 @@ func TestSchemasHold(t *testing.T) {
 	}{
 		{"inspect.json", []string{"inspect", archives + "crio.tar.zst"}},
 		{"inspect.json", []string{"inspect", "--tree", "--env", archives + "podman-volume.tar.zst"}},
-		{"inspect.json", []string{"inspect", "--tree", archives + "containerd-cri.tar.zst"}},
+		{"inspect.json", []string{"inspect", "--tree", "--files", archives + "containerd-cri.tar.zst"}},
 		{"diff.json", []string{"diff", archives + "crio.tar.zst", archives + "crio.tar.zst"}},
 		{"diff.json", []string{"diff", archives + "podman-hostnet.tar.zst", archives + "podman-volume.tar.zst"}},
 		{"check.json", []string{"check", archives + "podman-volume.tar.zst"}},
