@@ -246,7 +246,7 @@ func (a *app) openImage(ctx context.Context, from oras.ReadOnlyTarget, name stri
 			return nil, err
 		}
 	}
-	in, err := artifact.OpenCheckpoint(ctx, from, desc, artifact.OpenOptions{Decrypt: a.decrypt})
+	in, err := artifact.OpenCheckpoint(ctx, from, desc, artifact.OpenOptions{Decrypt: a.decrypt, Head: opts.Head})
 	switch {
 	case errors.Is(err, artifact.ErrContainerd):
 		return artifact.OpenContainerd(ctx, from, desc)

@@ -463,3 +463,57 @@ func TestNativeDamagedParent(t *testing.T) {
 	}
 	same(t, store, w.Descriptor(), files)
 }
+
+// asked is a fetcher that notes the types of what is fetched.
+type asked struct {
+	content.Fetcher
+	types map[string]int
+}
+
+func (a asked) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	a.types[desc.MediaType]++
+	return a.Fetcher.Fetch(ctx, desc)
+}
+
+// Who reads no memory fetches neither it nor the index of it, however large they are; everything else is there.
+func TestNativeHead(t *testing.T) {
+	store, files := newStore(t), archivetest.Checkpoint()
+	desc := writeNative(t, store, files, NativeOptions{})
+	from := asked{store, map[string]int{}}
+	head, err := OpenNative(t.Context(), from, desc, OpenOptions{Head: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer head.Close()
+	seen := 0
+	for _, want := range files {
+		e, r, err := head.Next(t.Context())
+		if err != nil || e.Name != want.Name {
+			t.Fatalf("got %q, %v, want %q", e.Name, err, want.Name)
+		}
+		if e.Kind == archive.KindDir {
+			continue
+		}
+		got, err := io.ReadAll(r)
+		if archive.IsPages(e.Name) {
+			if seen++; err == nil || e.Size != archive.SizeUnknown {
+				t.Errorf("%s: %d bytes, %v, want an unknown size and an error", e.Name, e.Size, err)
+			}
+			continue
+		}
+		if err != nil || !bytes.Equal(got, want.Content) {
+			t.Errorf("%s: %d bytes, %v, want %d", e.Name, len(got), err, len(want.Content))
+		}
+	}
+	if _, _, err := head.Next(t.Context()); !errors.Is(err, io.EOF) {
+		t.Errorf("at the end: %v, want io.EOF", err)
+	}
+	if seen == 0 {
+		t.Fatal("there was no memory")
+	}
+	for _, kind := range []string{nativeIndex, nativePack, nativeDelta} {
+		if n := from.types[kind]; n > 0 {
+			t.Errorf("%d of type %s were fetched", n, kind)
+		}
+	}
+}

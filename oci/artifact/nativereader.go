@@ -33,6 +33,9 @@ var (
 type OpenOptions struct {
 	// Decrypt opens an encrypted checkpoint. Nil: such a one is an archive.ErrEncrypted.
 	Decrypt archive.Decrypter
+	// Head opens a native one for who reads no memory: the page index, which grows with the memory, is not fetched. Pages files
+	// have an unknown size and cannot be read.
+	Head bool
 }
 
 // OpenCheckpoint opens what desc leads to, in the form that it has: see [Open] and [OpenNative].
@@ -56,8 +59,8 @@ type Native struct {
 	manifest *ocispec.Manifest
 	config   *nativeConfig
 	layers   *layers
-	keys     *nativeKeys // nil: it is not encrypted
-	index    *pages.Index
+	keys     *nativeKeys            // nil: it is not encrypted
+	index    *pages.Index           // nil of a head
 	files    map[string]*pages.File // of the index
 	pages    *pages.Reader
 
@@ -93,6 +96,9 @@ func newNative(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descri
 	if err := n.open(ctx, opts); err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", desc.Digest, err)
 	}
+	if opts.Head {
+		return n, nil
+	}
 	n.files = make(map[string]*pages.File, len(n.index.Files))
 	for i := range n.index.Files {
 		n.files[n.index.Files[i].Name] = &n.index.Files[i]
@@ -120,6 +126,9 @@ func (n *Native) open(ctx context.Context, opts OpenOptions) (err error) {
 	}
 	if (n.config.Rootfs != nil) != (n.layers.rootfs != nil) {
 		return rejectf("config and layers do not agree on whether there is a root file system")
+	}
+	if opts.Head {
+		return nil
 	}
 	if n.index, err = n.readIndex(ctx); err != nil {
 		return err
@@ -195,6 +204,9 @@ func (n *Native) next(ctx context.Context) (archive.Entry, io.Reader, error) {
 // substitute tells whether the content of a member is in layers of its own, and gives it its size.
 func (n *Native) substitute(e *archive.Entry) (bool, error) {
 	f := n.files[e.Name]
+	if n.index == nil && e.Size == 0 && archive.IsPages(e.Name) {
+		f = &pages.File{Size: archive.SizeUnknown}
+	}
 	rootfs := e.Name == archive.RootfsDiff && n.config.Rootfs != nil
 	if f == nil && !rootfs {
 		return false, nil
@@ -224,8 +236,22 @@ func (n *Native) openElsewhere(ctx context.Context, name string) (io.ReadCloser,
 	if name == archive.RootfsDiff {
 		return n.openRootfs(ctx)
 	}
+	if n.index == nil {
+		return unread{}, nil
+	}
 	return n.pages.Stream(ctx, name)
 }
+
+// unread is memory of a checkpoint that was opened for its head.
+type unread struct{}
+
+// Read implements [io.Reader].
+func (unread) Read([]byte) (int, error) {
+	return 0, errors.New("the checkpoint was opened without its memory")
+}
+
+// Close implements [io.Closer].
+func (unread) Close() error { return nil }
 
 // openMeta begins to read the metadata.
 func (n *Native) openMeta(ctx context.Context) (*layerStream, *archive.Reader, error) {
@@ -251,7 +277,7 @@ func (n *Native) end() error {
 	if err := n.meta.verify(""); err != nil {
 		return err
 	}
-	if n.seen != n.elsewhere() {
+	if n.index != nil && n.seen != n.elsewhere() {
 		return rejectf("%d members have their content in layers of their own, the metadata names %d of them", n.elsewhere(), n.seen)
 	}
 	return io.EOF
@@ -274,6 +300,9 @@ func (n *Native) Close() error {
 	}
 	if n.err == nil || errors.Is(n.err, io.EOF) {
 		n.err = errors.New("read checkpoint: already closed")
+	}
+	if n.pages == nil {
+		return nil
 	}
 	return n.pages.Close()
 }

@@ -197,17 +197,23 @@ func TestCheckFetchesLittle(t *testing.T) {
 	h, far := newHost(t, "docker-registry"), newHost(t)
 	registry := env.Registry(t, env.RegistryOptions{})
 	c := h.start("c", counts("--memory", "48"))
-	for _, compression := range []string{"zstd", "gzip", "none"} {
-		path := c.export(compression, "--leave-running", "--compress", compression, "--base", h.built.base)
+	for _, compression := range []string{"zstd", "gzip", "none", "native"} {
+		packing, form := compression, []string{"--to", "image", "--compress", compression}
+		if compression == "native" {
+			packing, form = "zstd", nil
+		}
+		path := c.export(compression, "--leave-running", "--compress", packing, "--base", h.built.base)
 		const large, most = 16 << 20, 1_000_000
 		if info, err := os.Stat(path); err != nil || info.Size() < large {
 			t.Fatalf("%s: %v, %v, want more than %d bytes", compression, info, err, large)
 		}
 		name := "/counter:" + compression
-		h.ok("push", "--plain-http", "--to", "image", "--compress", compression, path, registry.Host+name)
-		for _, args := range [][]string{
-			{"check", "--id", far.id("free"), "--base", h.built.base}, {"inspect"}, {"inspect", "--tree"},
-		} {
+		h.ok(append(append([]string{"push", "--plain-http"}, form...), path, registry.Host+name)...)
+		looks := [][]string{{"check", "--id", far.id("free"), "--base", h.built.base}, {"inspect"}, {"inspect", "--tree"}}
+		if compression == "native" || compression == "none" {
+			looks = append(looks, []string{"inspect", "--files"})
+		}
+		for _, args := range looks {
 			few := env.Sever(t, registry.Host, most, nil)
 			o := far.run(append(append([]string{"--json"}, args...), "--plain-http", few.Host+name)...).want(0)
 			if !strings.Contains(o.stdout, "runc") {
