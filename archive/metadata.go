@@ -34,9 +34,17 @@ type Metadata struct {
 	Sandbox *Sandbox `json:"sandbox,omitempty"`
 	Base    *Base    `json:"base,omitempty"`
 	Rootfs  *Rootfs  `json:"rootfs,omitempty"`
+	// Volumes are those named volumes whose content is in the archive. Archives of other engines have them in config.dump.
+	Volumes []Volume `json:"volumes,omitempty"`
 	Stats   *Stats   `json:"stats,omitempty"`
 	// Members are all files of the archive but ckarchive.json itself, in the order of the archive.
 	Members []Member `json:"members"`
+}
+
+// Volume is a named volume of an engine. Its content is the member volumes/NAME.tar.
+type Volume struct {
+	Name string `json:"name"`
+	Path string `json:"path"` // where it is mounted in the container
 }
 
 // Container is the container that was dumped.

@@ -59,6 +59,12 @@ type configDump struct {
 	ShmSize       int64                    `json:"shmSize"`
 	LabelOpts     []string                 `json:"labelopts,omitempty"`
 	Command       []string                 `json:"command,omitempty"`
+	NamedVolumes  []podmanVolume           `json:"namedVolumes,omitempty"`
+}
+
+type podmanVolume struct {
+	Name string `json:"volumeName"`
+	Dest string `json:"dest"`
 }
 
 type podmanNetwork struct {
@@ -102,6 +108,9 @@ func newConfigDump(m *Metadata, spec *specs.Spec) configDump {
 		if spec.Process.SelinuxLabel == "" {
 			c.LabelOpts = []string{"disable"}
 		}
+	}
+	for _, v := range m.Volumes {
+		c.NamedVolumes = append(c.NamedVolumes, podmanVolume{v.Name, v.Path})
 	}
 	path, own := networkNamespace(spec)
 	c.CreateNetNS = own

@@ -145,8 +145,8 @@ func (x *export) tidy(images, work string) error {
 	return nil
 }
 
-// collect archives what changed in the root file system, and what an engine's shared memory holds, while the container stands
-// still.
+// collect archives what changed in the root file system, and what the container's engine keeps beside it, while the container
+// stands still.
 func (x *export) collect(ctx context.Context, dir string) error {
 	if x.collected {
 		return nil
@@ -156,40 +156,7 @@ func (x *export) collect(ctx context.Context, dir string) error {
 	if err := x.collectRootfs(ctx, dir); err != nil {
 		return fmt.Errorf("archive the root file system %q: %w", x.ctr.Rootfs, err)
 	}
-	shm := x.engineShm()
-	if shm == "" {
-		return nil
-	}
-	err := createIn(dir, archive.DevShmTar, func(f *os.File) error {
-		_, err := rootfs.Directory(ctx, f, "", shm, rootfs.Options{})
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("archive the shared memory in %q: %w", shm, err)
-	}
-	return nil
-}
-
-// createIn writes a new file.
-func createIn(dir, name string, write func(*os.File) error) (err error) {
-	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return write(f)
-}
-
-// engineShm is the directory that the container's engine made for it alone and bound to /dev/shm, or empty. With the host's own
-// there the container has what is others' too.
-func (x *export) engineShm() string {
-	const shm = "/dev/shm"
-	for _, m := range x.ctr.Spec.Mounts {
-		if m.Destination == shm && archive.IsBind(m) && x.ctr.Engine != "" && filepath.Clean(m.Source) != shm {
-			return m.Source
-		}
-	}
-	return ""
+	return x.collectBesides(ctx, dir)
 }
 
 func (x *export) collectRootfs(ctx context.Context, dir string) error {

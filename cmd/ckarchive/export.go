@@ -33,6 +33,7 @@ type exportCmd struct {
 	Timeout   time.Duration `help:"Give up the dump after this time; the container goes on." default:"10m"`
 	Name      string        `help:"Name of the container in the archive, instead of its ID." placeholder:"NAME"`
 	Normalize bool          `help:"Leave out the mounts that the container's engine made of its own accord and others lack, as /run/.containerenv, so that CRI-O and containerd restore the archive." default:"true" negatable:""`
+	Volumes   bool          `help:"Archive the named volumes of a container of Podman or Docker as well."`
 	DryRun    bool          `help:"Print what would be done and do nothing."`
 	statsFlag
 	dumpFlags

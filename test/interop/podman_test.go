@@ -321,3 +321,33 @@ func lowerDir(t *testing.T) string {
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	return dir
 }
+
+// The named volumes of Podman's container go along when they are asked for: to a host without Podman, and back into Podman,
+// which makes them anew.
+func TestVolumes(t *testing.T) {
+	env.Leaks(t, mark())
+	h, p := newHost(t), env.NewPodman(t)
+	known := []string{"--base-image", baseImage, "--base-id", p.Image(t, h.base, baseImage)}
+	c := startPodman(t, p, "shop", "--volume", "goods:/mnt", "--volume", h.path("base", "t")+":/srv")
+	writeFile(t, c.Path("/mnt/in the volume"), "goods")
+	full, file := p.Run(t, "inspect", "--format", "{{.Id}}", "shop"), h.path("shop.tar.zst")
+	h.ok("export", "--leave-running", "--runtime-root", "/run/runc", full, h.path("without.tar.zst"))
+	h.ok("export", "--volumes", "--runtime-root", "/run/runc", full, file)
+	p.Run(t, "rm", "--force", "--time", "0", "shop")
+	p.Run(t, "volume", "rm", "goods")
+
+	flags := []string{"--allow", "host:network", "--map-mount", "/srv=" + h.path("base", "t")}
+	r := h.restoreHere(t, "runc", file, flags...)
+	wantFile(t, r.Path("/mnt/in the volume"), "goods")
+	if _, stderr, err := h.try(append(append([]string{"restore", "--detach", "--base", h.base, "--id", h.id("no")}, flags...), h.path("without.tar.zst"))...); err == nil || !strings.Contains(stderr, "/mnt") {
+		t.Errorf("an export without volumes: %v: %s", err, stderr)
+	}
+	h.ok(append([]string{"convert", "--to", "podman", file, h.path("podman.tar")}, known...)...)
+	p.Run(t, "container", "restore", "--import", h.path("podman.tar"), "--name", "again")
+	back := inPodman(t, p, "again")
+	back.Verify(t)
+	wantFile(t, back.Path("/mnt/in the volume"), "goods")
+	if listed := p.Run(t, "volume", "ls", "--quiet"); listed != "goods" {
+		t.Errorf("Podman's volumes are %q, want goods", listed)
+	}
+}
