@@ -27,7 +27,8 @@ const (
 // global headers that rename entries, two kinds of extension at one entry,
 // sparse maps. It parses only the block structure.
 type framing struct {
-	r io.Reader
+	r          io.Reader
+	passParent bool // see ReaderOptions
 
 	header  [tarBlock]byte
 	filled  int   // bytes of header so far
@@ -165,6 +166,10 @@ func (f *framing) endHeader() error {
 		f.skip = padded(size)
 	default:
 		name, _, _ := bytes.Cut(f.header[:tarNameLen], []byte{0})
+		if f.passParent && flag == '2' && size == 0 && string(name) == Image(ParentLink) {
+			f.nextSize, f.extensions = -1, f.extensions[:0]
+			return nil
+		}
 		return rejectEntry(string(name), "type %q: only regular files and directories are allowed", flag)
 	}
 	return nil

@@ -1,17 +1,21 @@
 package archive_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/pgzip"
 
 	"github.com/ckarchive/ckarchive/archive"
+	"github.com/ckarchive/ckarchive/archive/archivetest"
 )
 
 const (
@@ -152,4 +156,52 @@ func packWith(tb testing.TB, b []byte, c archive.Compression) []byte {
 		tb.Fatal(err)
 	}
 	return out.Bytes()
+}
+
+// The link to the images before is passed over for who asks for that, and no other link ever is.
+func TestPassParent(t *testing.T) {
+	link := func(name string) *bytes.Buffer {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, h := range []*tar.Header{
+			{Name: "config.dump", Typeflag: tar.TypeReg, Mode: 0o600, Size: 2},
+			{Name: name, Typeflag: tar.TypeSymlink, Linkname: "../pre-checkpoint", ModTime: time.Unix(1, 5), Format: tar.FormatPAX},
+			{Name: "spec.dump", Typeflag: tar.TypeReg, Mode: 0o600, Size: 2},
+		} {
+			if err := w.WriteHeader(h); err != nil {
+				t.Fatal(err)
+			}
+			if h.Size > 0 {
+				if _, err := w.Write([]byte("{}")); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return &b
+	}
+	for _, tt := range []struct {
+		name string
+		pass bool
+		ok   bool
+	}{
+		{"checkpoint/parent", true, true},
+		{"checkpoint/parent", false, false},
+		{"parent", true, false},
+		{"checkpoint/pages-1.img", true, false},
+	} {
+		r, err := archive.NewReader(link(tt.name), archive.ReaderOptions{PassParent: tt.pass})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := archivetest.Read(t.Context(), r)
+		if tt.ok && (err != nil || len(list) != 2) || !tt.ok && !errors.Is(err, archive.ErrRejected) {
+			t.Errorf("%s, passed over %v: %d members, %v", tt.name, tt.pass, len(list), err)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }

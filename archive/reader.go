@@ -33,7 +33,6 @@ type Reader struct {
 	unpack  io.Closer
 	packed  Compression
 	sealed  bool
-	passes  bool // over the link to the parent
 	max     int64
 	total   int64
 	entries int
@@ -58,13 +57,13 @@ func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
 		limit = MaxTotalBytes
 	}
 	frames := newFraming(plain)
+	frames.passParent = opts.PassParent
 	return &Reader{
 		frames: frames,
 		tar:    tar.NewReader(frames),
 		unpack: plain,
 		packed: packed,
 		sealed: encrypted,
-		passes: opts.PassParent,
 		max:    limit,
 		names:  claims{},
 	}, nil
@@ -104,7 +103,7 @@ func (r *Reader) next(ctx context.Context) (Entry, io.Reader, error) {
 		if h.Typeflag == tar.TypeDir && (h.Name == "./" || h.Name == ".") {
 			continue // tar -C dir -cf x.tar . begins with the folder itself
 		}
-		if r.passes && h.Typeflag == tar.TypeSymlink && h.Name == Image(ParentLink) {
+		if r.frames.passParent && h.Typeflag == tar.TypeSymlink && h.Name == Image(ParentLink) {
 			continue
 		}
 		e, err := r.accept(h)
