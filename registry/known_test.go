@@ -407,7 +407,7 @@ func TestSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := s.noteSeen(ctx, full[500]); err != nil {
+		if err := s.noteSeen(ctx, full[100]); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.noteSeen(ctx, one); err != nil {
@@ -415,7 +415,7 @@ func TestSeen(t *testing.T) {
 		}
 	}
 	list := s.seenAll()
-	if len(list) != maxSeen || list[0] != one || list[1] != full[500] || slices.Contains(list[2:], one) || slices.Contains(list, full[0]) {
+	if len(list) != maxSeen || list[0] != one || list[1] != full[100] || slices.Contains(list[2:], one) || slices.Contains(list, full[0]) {
 		t.Errorf("%d are remembered, the last are %v, want %d with %v at the end, once", len(list), list[:2], maxSeen, one)
 	}
 	f := newFake(t)
