@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fh"
@@ -165,4 +166,38 @@ func TestCheckRejectsFiles(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzPaths: a name that is accepted means a file of the container to whoever opens it with the root file system as a part of
+// a path, which is how CRIU does it.
+func FuzzPaths(f *testing.F) {
+	for _, name := range []string{"/bin/sh", "/link/passwd", "/../x", "/./link", "x../..", "/bin/../link", "//link//x"} {
+		f.Add(name)
+	}
+	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
+		f.Setenv("TMPDIR", "/dev/shm")
+	}
+	base := f.TempDir()
+	rootfs := filepath.Join(base, "rootfs")
+	must(f, os.MkdirAll(filepath.Join(rootfs, "bin/d"), 0o755))
+	must(f, os.WriteFile(filepath.Join(rootfs, "bin/sh"), nil, 0o755))
+	for at, to := range map[string]string{"link": "/etc", "bin/up": "../..", "bin/d/l": "/"} {
+		must(f, os.Symlink(to, filepath.Join(rootfs, at)))
+	}
+	dir := writeSet(f, map[string][]byte{"mountpoints-7.img": encode(f, magicMounts, mount(mnt.Fstype_OVERLAYFS, 1, 10, "/", ""))})
+	f.Fuzz(func(t *testing.T, name string) {
+		if !utf8.ValidString(name) {
+			t.Skip("no image holds it")
+		}
+		must(t, os.WriteFile(filepath.Join(dir, "files.img"), encode(t, magicFiles, named(name)), 0o600))
+		if err := CheckPaths(t.Context(), dir, &specs.Spec{}, rootfs, nil); err != nil {
+			if !errors.Is(err, archive.ErrRejected) {
+				t.Errorf("%q: %v, want a rejection", name, err)
+			}
+			return
+		}
+		if at, err := filepath.EvalSymlinks(rootfs + "/" + name[1:]); err == nil && !isBelow(at, rootfs) {
+			t.Errorf("%q is accepted, and is %s", name, at)
+		}
+	})
 }

@@ -487,7 +487,7 @@ func TestConfineRejects(t *testing.T) {
 // FuzzSurroundings checks that images of what is around tasks are read to an end, and that what
 // is accepted keeps within the spec.
 func FuzzSurroundings(f *testing.F) {
-	names := []string{"seccomp.img", "core-1.img", "pstree.img", "mountpoints-7.img", "cgroup.img", "tmpfs-dev-13.tar.gz.img", "ghost-file-1.img", "userns-3.img"}
+	names := []string{"seccomp.img", "core-1.img", "pstree.img", "mountpoints-7.img", "cgroup.img", "tmpfs-dev-13.tar.gz.img", "ghost-file-1.img", "userns-3.img", "files.img"}
 	set := confinedSet(f)
 	set["userns-3.img"] = users(f, 0)
 	for i, name := range names {

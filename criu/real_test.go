@@ -220,7 +220,7 @@ func run(t *testing.T, cmd *exec.Cmd) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
