@@ -32,7 +32,8 @@ type CheckOptions struct {
 	// Guard are paths below /proc and /sys that have to be hidden or read-only in the container, as far as this host
 	// has them.
 	Guard []string
-	// Own says that the images were made on this host. Only then can they name files by handles of a file system.
+	// Own says that the images were made on this host. Only then can they name files by handles of a file system, and
+	// have tasks of real time that the spec says nothing of.
 	Own bool
 	// AnyArchitecture accepts images of another CPU architecture, for reading only.
 	AnyArchitecture bool

@@ -51,7 +51,7 @@ func checkTask(dir string, t *pstree.PstreeEntry, filters filterSet, opts CheckO
 	if err := checkMapped(dir, pid, opts); err != nil {
 		return "", err
 	}
-	if err := checkThread(name, core, filters, false, opts.Spec); err != nil {
+	if err := checkThread(name, core, filters, false, opts); err != nil {
 		return "", err
 	}
 	shared := filters.shared(core)
@@ -68,7 +68,7 @@ func checkTask(dir string, t *pstree.PstreeEntry, filters filterSet, opts CheckO
 		if core.GetThreadCore() == nil {
 			return "", imageError(name, "not the core of a thread")
 		}
-		if err := checkThread(name, core, filters, shared, opts.Spec); err != nil {
+		if err := checkThread(name, core, filters, shared, opts); err != nil {
 			return "", err
 		}
 	}
@@ -100,11 +100,12 @@ func isZombie(dir string, pid uint32) bool {
 
 // checkThread holds what a thread may do against the spec. shared tells that it gets the filters of the
 // first thread.
-func checkThread(name string, core *criu_core.CoreEntry, filters filterSet, shared bool, spec *specs.Spec) error {
+func checkThread(name string, core *criu_core.CoreEntry, filters filterSet, shared bool, opts CheckOptions) error {
+	spec := opts.Spec
 	if err := checkCapabilities(name, core.GetThreadCore().GetCreds(), spec); err != nil {
 		return err
 	}
-	if err := checkScheduling(name, core, spec); err != nil {
+	if err := checkScheduling(name, core, opts); err != nil {
 		return err
 	}
 	switch mode, filter := seccompOf(core); {
@@ -145,10 +146,11 @@ func checkCapabilities(name string, c *creds.CredsEntry, spec *specs.Spec) error
 }
 
 // checkScheduling rejects a thread that goes before all others of the host, or may choose to, which needs CAP_SYS_NICE or
-// a resource limit of the spec: CRIU sets what the image says as root.
-func checkScheduling(name string, core *criu_core.CoreEntry, spec *specs.Spec) error {
+// a resource limit of the spec: CRIU sets what the image says as root. One of this host may have its limits of who started it.
+func checkScheduling(name string, core *criu_core.CoreEntry, opts CheckOptions) error {
+	spec := opts.Spec
 	limit := func(l specs.POSIXRlimit) bool { return l.Type == "RLIMIT_RTPRIO" && l.Hard > 0 }
-	if spec == nil || spec.Process == nil || slices.Contains(bounding(spec), "CAP_SYS_NICE") || slices.ContainsFunc(spec.Process.Rlimits, limit) {
+	if opts.Own || spec == nil || spec.Process == nil || slices.Contains(bounding(spec), "CAP_SYS_NICE") || slices.ContainsFunc(spec.Process.Rlimits, limit) {
 		return nil
 	}
 	realTime := slices.Contains([]uint32{unix.SCHED_FIFO, unix.SCHED_RR, unix.SCHED_DEADLINE}, core.GetThreadCore().GetSchedPolicy())
