@@ -16,7 +16,7 @@ import (
 
 // grantFlags are what an operator lets an archive have.
 type grantFlags struct {
-	Allow      []string `help:"Grant what goes beyond the defaults: cap:NAME, device:PATH, device:TYPE:MAJOR:MINOR, sysctl:NAME, seccomp:unconfined, paths:unmasked, host:network, host:ipc, host:uts, mount:shared; may be repeated." placeholder:"GRANT"`
+	Allow      []string `help:"Grant what goes beyond the defaults: cap:NAME, device:PATH, device:TYPE:MAJOR:MINOR, sysctl:NAME, seccomp:unconfined, paths:unmasked, host:network, host:ipc, host:uts, mount:shared, engine:podman; may be repeated." placeholder:"GRANT"`
 	AllowHooks bool     `help:"Let the runtime run the hooks that the archive names, as root on this host."`
 	DropHooks  bool     `help:"Restore without the hooks that the archive names."`
 	Policy     string   `help:"File with grants, in JSON." type:"path" placeholder:"FILE" env:"CKARCHIVE_POLICY"`

@@ -10,6 +10,7 @@ import (
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/capture"
 	"github.com/ckarchive/ckarchive/archive/foreign"
+	"github.com/ckarchive/ckarchive/oci/policy"
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
@@ -33,6 +34,9 @@ func (c *restoreCmd) intoPodman(ctx context.Context, a *app) (err error) {
 	src, err := parseLocation(c.Source)
 	if err != nil {
 		return err
+	}
+	if err := c.trustForPodman(ctx, a, src); err != nil {
+		return fmt.Errorf("restore %s into podman: %w", c.Source, err)
 	}
 	if err := a.recoverAll(ctx); err != nil {
 		return err
@@ -67,6 +71,29 @@ func (c *restoreCmd) intoPodman(ctx context.Context, a *app) (err error) {
 	return a.printResult(id, restoreResult{ID: id, Runtime: "podman"})
 }
 
+// trustForPodman refuses an archive of which nothing is known. Podman holds archives against no policy: it runs their hooks,
+// mounts what they name and gives their images to CRIU as they are.
+func (c *restoreCmd) trustForPodman(ctx context.Context, a *app, src location) error {
+	granted, err := c.grants()
+	if err != nil || granted.Has(policy.GrantPodman) {
+		return err
+	}
+	opts, err := c.sourceOptions(a, src)
+	if err != nil || len(opts.Signers) > 0 {
+		return err // who signed it is verified where it is read
+	}
+	if src.kind != locationStream { // which can be read once
+		head, err := a.headOf(ctx, src, opts)
+		if err != nil || a.madeHere(head[archive.MetadataFile]) {
+			return err
+		}
+	}
+	return &policy.RefusedError{Reasons: []policy.Reason{{
+		What: "podman", Why: "it does with root's rights whatever an archive says, and this host did not make this one",
+		Grant: "--allow " + policy.GrantPodman + ", or --require-signature KEY",
+	}}}
+}
+
 // baseForPodman asks Podman for the ID of the base image where the archive and the flags name it only.
 func (c *restoreCmd) baseForPodman(ctx context.Context, a *app, podman *runtime.PodmanEngine, src location) (foreign.Known, error) {
 	known := foreign.Known{Base: archive.Base{Image: c.BaseImage, ImageID: c.BaseID}}
@@ -79,7 +106,11 @@ func (c *restoreCmd) baseForPodman(ctx context.Context, a *app, podman *runtime.
 		if err != nil {
 			return known, err
 		}
-		meta, err := a.headOf(ctx, src, opts)
+		head, err := a.headOf(ctx, src, opts)
+		if err != nil {
+			return known, err
+		}
+		meta, err := archive.ParseMetadata(head[archive.MetadataFile])
 		if err != nil || meta.Base == nil || meta.Base.ImageID != "" {
 			return known, err
 		}
@@ -93,18 +124,15 @@ func (c *restoreCmd) baseForPodman(ctx context.Context, a *app, podman *runtime.
 	return known, err
 }
 
-// headOf reads the metadata of a checkpoint.
-func (a *app) headOf(ctx context.Context, loc location, opts sourceOptions) (_ *archive.Metadata, err error) {
+// headOf reads the metadata of a checkpoint, by the names of the members.
+func (a *app) headOf(ctx context.Context, loc location, opts sourceOptions) (_ map[string][]byte, err error) {
 	src, err := a.openSource(ctx, loc, opts)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
 	head, _, err := archive.Peek(ctx, src)
-	if err != nil {
-		return nil, err
-	}
-	return archive.ParseMetadata(head[archive.MetadataFile])
+	return head, err
 }
 
 // forPodman gives the checkpoint in the form that Podman imports.

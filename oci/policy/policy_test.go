@@ -345,7 +345,7 @@ func TestRebuildOwn(t *testing.T) {
 func TestGrants(t *testing.T) {
 	for _, name := range []string{
 		"", "cap", "cap:", "cap:NOTHING", "all", "device:", "device:dev/fuse", "device:/dev/../x", "device:x:1:1", "device:c:1", "sysctl:", "sysctl:a b",
-		"seccomp:", "seccomp:off", "paths:", "host:pid", "host:mount", "host:", "mount:private", "hooks:allow",
+		"seccomp:", "seccomp:off", "paths:", "host:pid", "host:mount", "host:", "mount:private", "hooks:allow", "engine:crio",
 	} {
 		var g Grants
 		if err := g.Add(name); !errors.Is(err, ErrGrant) {
@@ -353,10 +353,10 @@ func TestGrants(t *testing.T) {
 		}
 	}
 	var g Grants
-	for _, name := range []string{"cap:CAP_net_admin", "cap:ALL", "device:/dev/fuse", "device:c:10:*", "host:ipc"} {
+	for _, name := range []string{"cap:CAP_net_admin", "cap:ALL", "device:/dev/fuse", "device:c:10:*", "host:ipc", GrantPodman} {
 		must(t, g.Add(name))
 	}
-	if want := []string{"cap:ALL", "cap:NET_ADMIN", "device:/dev/fuse", "device:c:10:*", "host:ipc"}; !slices.Equal(g.Names(), want) {
+	if want := []string{"cap:ALL", "cap:NET_ADMIN", "device:/dev/fuse", "device:c:10:*", "engine:podman", "host:ipc"}; !slices.Equal(g.Names(), want) {
 		t.Errorf("grants %q, want %q", g.Names(), want)
 	}
 	s := plain()

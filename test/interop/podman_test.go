@@ -89,6 +89,9 @@ func testOursInPodman(t *testing.T, podman func(testing.TB) *env.Podman) {
 			for i := 0; i < len(p.Args); i += 2 {
 				into = append(into, "--podman-flag="+p.Args[i]+"="+p.Args[i+1])
 			}
+			if _, stderr, err := newHost(t).try(append(into, file)...); err == nil || !strings.Contains(stderr, "--allow engine:podman") {
+				t.Errorf("on a host that did not make it: %v: %s", err, stderr)
+			}
 			h.ok(append(into, file)...)
 			inPodman(t, p, "again").Verify(t)
 			if _, stderr, err := h.try(append(into, file)...); err == nil || !strings.Contains(stderr, "again") {
