@@ -29,8 +29,9 @@ const (
 
 // CheckCPU holds the CPU that cpuinfo.img in dir records against that of this host. A record that
 // is not there, as runc and Podman leave none, is a Warning. CRIU itself does not compare at a
-// restore unless it is told to, and then refuses more than has to be.
-func (b Binary) CheckCPU(ctx context.Context, dir string, mode CPUMode) (_ []Finding, err error) {
+// restore unless it is told to, and then refuses more than has to be. For a moment it needs a directory in scratch; empty
+// means the one for temporary files.
+func (b Binary) CheckCPU(ctx context.Context, dir, scratch string, mode CPUMode) (_ []Finding, err error) {
 	if mode == CPUIgnore {
 		return []Finding{{Code: "cpu-ignored", Severity: Warning, Text: "the CPUs are not compared", Remedy: "leave out the cpu option to compare them"}}, nil
 	}
@@ -44,7 +45,7 @@ func (b Binary) CheckCPU(ctx context.Context, dir string, mode CPUMode) (_ []Fin
 	if err != nil {
 		return nil, err
 	}
-	scratch, err := os.MkdirTemp("", "ckarchive-cpu-")
+	scratch, err = os.MkdirTemp(scratch, "ckarchive-cpu-")
 	if err != nil {
 		return nil, fmt.Errorf("compare the CPU: %w", err)
 	}

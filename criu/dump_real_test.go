@@ -27,7 +27,7 @@ func TestBinaryReal(t *testing.T) {
 		t.Error(err)
 	}
 	for _, mode := range []CPUMode{CPUStrict, CPUCompatible} {
-		found, err := b.CheckCPU(t.Context(), dir, mode)
+		found, err := b.CheckCPU(t.Context(), dir, "", mode)
 		if err != nil || len(found) != 1 || found[0].Severity != Info {
 			t.Errorf("%s: this CPU does not fit itself: %+v, %v", mode, found, err)
 		}

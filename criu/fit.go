@@ -24,6 +24,8 @@ type FitOptions struct {
 	Confined bool
 	// TCPClose is [Flags].TCPClose of the restore.
 	TCPClose bool
+	// Scratch is a directory for what is needed for a moment; empty: the one for temporary files.
+	Scratch string
 }
 
 // Fit tells whether this host and CRIU can restore the images in dir. It reads inventory.img and
@@ -46,7 +48,7 @@ func (b Binary) Fit(ctx context.Context, dir string, opts FitOptions) ([]Finding
 		return nil, err
 	}
 	found = append(found, fitVersion(version, opts.DumpedBy))
-	cpu, err := b.CheckCPU(ctx, dir, cmp.Or(opts.CPU, CPUCompatible))
+	cpu, err := b.CheckCPU(ctx, dir, opts.Scratch, cmp.Or(opts.CPU, CPUCompatible))
 	if err != nil {
 		return nil, err
 	}

@@ -228,7 +228,7 @@ func (s *sourceCheck) images(ctx context.Context, files map[string][]byte) (err 
 			}
 		}
 	}
-	found, err := s.fit(ctx, dir)
+	found, err := s.fit(ctx, dir, "")
 	if errors.Is(err, archive.ErrRejected) || ctx.Err() != nil {
 		return err
 	}

@@ -89,12 +89,12 @@ func (r *restore) read(files map[string][]byte) error {
 	return nil
 }
 
-// fit holds the images in dir against this host and its CRIU.
-func (r *restore) fit(ctx context.Context, dir string) ([]criu.Finding, error) {
+// fit holds the images in dir against this host and its CRIU. scratch is that of [criu.FitOptions].
+func (r *restore) fit(ctx context.Context, dir, scratch string) ([]criu.Finding, error) {
 	p := r.spec.Process
 	return r.criu.Fit(ctx, dir, criu.FitOptions{
 		DumpedBy: r.meta.CRIU, CPU: criu.CPUMode(r.cmd.CPU), TCPClose: r.flags().TCPClose,
-		Confined: r.cmd.LSMProfile == "" && p != nil && (p.ApparmorProfile != "" || p.SelinuxLabel != ""),
+		Confined: r.cmd.LSMProfile == "" && p != nil && (p.ApparmorProfile != "" || p.SelinuxLabel != ""), Scratch: scratch,
 	})
 }
 
@@ -104,7 +104,7 @@ func (r *restore) judgeImages(ctx context.Context) error {
 	if r.sandboxed() {
 		return r.judgeSandbox(dir)
 	}
-	found, err := r.fit(ctx, dir)
+	found, err := r.fit(ctx, dir, r.work()) // what a killed restore leaves there goes with it
 	if err != nil {
 		return err
 	}
