@@ -238,6 +238,13 @@ func registryHint(err error) string {
 	return ""
 }
 
+// errorReport is what --json prints of an error, in one line, the last one on standard error.
+type errorReport struct {
+	Error  string `json:"error"`
+	Status int    `json:"status"`         // the exit status
+	Hint   string `json:"hint,omitempty"` // what to do next
+}
+
 // fail reports err and gives the exit status. The layout is for people: no
 // capitals, no full stop, one line each.
 func (a *app) fail(err error) int {
@@ -250,12 +257,7 @@ func (a *app) fail(err error) int {
 		return status
 	}
 	if a.cli != nil && a.cli.JSON {
-		report := struct {
-			Error  string `json:"error"`
-			Status int    `json:"status"`
-			Hint   string `json:"hint,omitempty"`
-		}{oneLine(err.Error()), status, hint}
-		_ = json.NewEncoder(a.stderr).Encode(report) // nowhere left to report to
+		_ = json.NewEncoder(a.stderr).Encode(errorReport{oneLine(err.Error()), status, hint}) // nowhere left to report to
 		return status
 	}
 	fmt.Fprintf(a.stderr, "ckarchive: error: %s\n", oneLine(err.Error()))

@@ -289,20 +289,31 @@ func (x *export) report(ctx context.Context, a *app, out *sink) error {
 		return err
 	}
 	return a.printResult(out.result(), exportResult{
-		Result: out.result(), Container: x.ctr.ID, Created: x.meta.Created,
+		transferResult: x.where(a, out), Container: x.ctr.ID, Created: x.meta.Created,
 		MemoryBytes: x.meta.Container.MemoryBytes, Processes: x.meta.Container.Processes, Stats: x.meta.Stats,
-		Timings: x.cmd.timings(a), Running: (x.cmd.LeaveRunning || x.cmd.PreDump) && !ended,
+		Running: (x.cmd.LeaveRunning || x.cmd.PreDump) && !ended,
 	})
 }
 
 // exportResult is what --json prints.
 type exportResult struct {
-	Result      string         `json:"result"` // digest or path
-	Container   string         `json:"container"`
-	Created     time.Time      `json:"created"`
-	MemoryBytes int64          `json:"memoryBytes"`
+	transferResult
+	Container   string         `json:"container"`   // its ID
+	Created     time.Time      `json:"created"`     // when it was frozen
+	MemoryBytes int64          `json:"memoryBytes"` // that were dumped
 	Processes   int            `json:"processes"`
 	Stats       *archive.Stats `json:"stats,omitempty"`
-	Timings     []step         `json:"timings,omitempty"` // with --stats
-	Running     bool           `json:"running"`
+	Running     bool           `json:"running"` // the container goes on
+}
+
+// where says where the archive is.
+func (x *export) where(a *app, out *sink) transferResult {
+	res := transferResult{Path: out.path, Timings: x.cmd.timings(a)}
+	if out.image != nil {
+		res.Digest, res.Reference = out.result(), x.dest.text
+	}
+	if out.image != nil && x.dest.kind == locationName {
+		res.Reference = x.dest.ref.String()
+	}
+	return res
 }

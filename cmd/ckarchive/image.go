@@ -15,10 +15,10 @@ import (
 	"github.com/ckarchive/ckarchive/registry"
 )
 
-// transferResult is what --json prints of push, pull and import.
+// transferResult is what --json prints of where a checkpoint is now, or was; a directory or a file has a path.
 type transferResult struct {
-	Digest    string `json:"digest,omitempty"`
-	Reference string `json:"reference,omitempty"`
+	Digest    string `json:"digest,omitempty"`    // of its manifest
+	Reference string `json:"reference,omitempty"` // its name, or oci:DIR:TAG
 	Path      string `json:"path,omitempty"`
 	// Moved is how much of it moved, where it goes by blobs.
 	Moved *moved `json:"moved,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -26,6 +27,15 @@ func schemas() map[string]schemaOf {
 		"ckarchive.json": {"ckarchive.json: the metadata of a checkpoint", []any{archive.Metadata{}}},
 		"inspect.json":   {"What ckarchive inspect --format json prints", []any{summary{}}},
 		"diff.json":      {"What ckarchive diff --format json prints", []any{diffReport{}}},
+		"list.json":       {"What ckarchive --json list prints", []any{[]listed{}}},
+		"containers.json": {"What ckarchive --json list --containers prints", []any{[]listedContainer{}}},
+		"export.json":     {"What ckarchive --json export prints", []any{exportResult{}}},
+		"transfer.json":   {"What ckarchive --json push, pull, import, convert, flatten, sign, tag and, for each name, rm print", []any{transferResult{}}},
+		"restore.json":    {"What ckarchive --json restore prints, and with --count the list of them", []any{restoreResult{}, []restoreResult{}}},
+		"verify.json":     {"What ckarchive --json verify prints", []any{verifyResult{}}},
+		"gc.json":         {"What ckarchive --json gc prints", []any{gcResult{}}},
+		"recover.json":    {"What ckarchive --json recover prints", []any{[]recoverResult{}}},
+		"error.json":      {"What ckarchive --json prints of an error, as the last line on standard error", []any{errorReport{}}},
 		"check.json":     {"What ckarchive --json check prints: of a host, of a container, of a checkpoint", []any{[]finding{}, containerReport{}, sourceReport{}}},
 	}
 }
@@ -63,7 +73,7 @@ type schemaMaker struct {
 // TestSchemas keeps docs/schemas what the types are.
 func TestSchemas(t *testing.T) {
 	comments := map[string]string{}
-	for _, dir := range []string{".", "../../archive", "../../criu"} {
+	for _, dir := range []string{".", "../../archive", "../../archive/capture", "../../criu"} {
 		fieldComments(t, dir, comments)
 	}
 	formats, err := os.ReadFile(filepath.Join(repository, "docs", "formats.md"))
@@ -85,7 +95,7 @@ func TestSchemas(t *testing.T) {
 		schema["oneOf"] = forms
 		if len(forms) == 1 {
 			delete(schema, "oneOf")
-			schema["$ref"] = forms[0].(map[string]any)["$ref"]
+			maps.Copy(schema, forms[0].(map[string]any))
 		}
 		var want bytes.Buffer
 		enc := json.NewEncoder(&want)
@@ -245,6 +255,10 @@ func TestSchemasHold(t *testing.T) {
 		{"diff.json", []string{"diff", archives + "podman-hostnet.tar.zst", archives + "podman-volume.tar.zst"}},
 		{"check.json", []string{"check", archives + "podman-volume.tar.zst"}},
 		{"check.json", []string{"check"}},
+		{"transfer.json", []string{"import", archives + "crio.tar.zst", "a:1"}},
+		{"transfer.json", []string{"push", "a:1", "oci:" + filepath.Join(root, "layout") + ":1"}},
+		{"list.json", []string{"list"}},
+		{"verify.json", []string{"verify", "a:1"}},
 	} {
 		document := output(tt.args...)
 		if err := validate(t, tt.schema, document); err != nil {
@@ -254,6 +268,18 @@ func TestSchemasHold(t *testing.T) {
 		wrong := bytes.Replace(document, []byte(`": "`), []byte(`": 7, "x": "`), 1)
 		if err := validate(t, tt.schema, wrong); err == nil {
 			t.Errorf("ckarchive %q: a number instead of a string is not noticed", tt.args)
+		}
+	}
+	for _, tt := range []struct {
+		schema string
+		args   []string
+	}{
+		{"list.json", []string{"--root", filepath.Join(root, "empty"), "list"}},
+		{"containers.json", []string{"list", "--containers", "--runtime", "direct"}},
+		{"gc.json", []string{"gc"}},
+	} {
+		if err := validate(t, tt.schema, output(tt.args...)); err != nil {
+			t.Errorf("ckarchive %q: %v", tt.args, err)
 		}
 	}
 	meta := &archive.Metadata{

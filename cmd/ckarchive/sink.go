@@ -47,7 +47,9 @@ func (a *app) createSink(ctx context.Context, dest location, opts sinkOptions) (
 		if isTerminal(a.stdout) {
 			return nil, &usageError{errors.New("an archive is not written to a terminal"), "name a file, or pipe standard output to what takes it"}
 		}
-		s, err := archive.NewStreamSink(a.stdout, archive.StreamOptions{Compression: opts.Compression, Encrypt: encrypter(opts.Encrypt)})
+		stream := a.stdout
+		a.stdout = a.stderr // what is printed there from now on would be part of the archive
+		s, err := archive.NewStreamSink(stream, archive.StreamOptions{Compression: opts.Compression, Encrypt: encrypter(opts.Encrypt)})
 		return &sink{Sink: s}, err
 	case locationFile:
 		path, err := filepath.Abs(dest.path)

@@ -98,6 +98,10 @@ func TestSchemas(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ schema, document string }{
+		{"export.json", h.ok("--json", "export", "--leave-running", "--stats", "--tcp-established", "--base", h.built.base, c.id, "c:1").stdout},
+		{"containers.json", h.ok("--json", "list", "--containers").stdout},
+		{"recover.json", h.ok("--json", "recover").stdout},
+		{"error.json", h.run("--json", "export", h.id("none"), h.path("no.tar")).stderr},
 		{"inspect.json", inspected},
 		{"ckarchive.json", string(in.Metadata)},
 		{"diff.json", h.ok("--json", "diff", one, two).stdout},
