@@ -24,9 +24,9 @@ import (
 // schemas are the documents that have one, by the name of the file in docs/schemas.
 func schemas() map[string]schemaOf {
 	return map[string]schemaOf{
-		"ckarchive.json": {"ckarchive.json: the metadata of a checkpoint", []any{archive.Metadata{}}},
-		"inspect.json":   {"What ckarchive inspect --format json prints", []any{summary{}}},
-		"diff.json":      {"What ckarchive diff --format json prints", []any{diffReport{}}},
+		"ckarchive.json":  {"ckarchive.json: the metadata of a checkpoint", []any{archive.Metadata{}}},
+		"inspect.json":    {"What ckarchive inspect --format json prints", []any{summary{}}},
+		"diff.json":       {"What ckarchive diff --format json prints", []any{diffReport{}}},
 		"list.json":       {"What ckarchive --json list prints", []any{[]listed{}}},
 		"containers.json": {"What ckarchive --json list --containers prints", []any{[]listedContainer{}}},
 		"export.json":     {"What ckarchive --json export prints", []any{exportResult{}}},
@@ -36,7 +36,7 @@ func schemas() map[string]schemaOf {
 		"gc.json":         {"What ckarchive --json gc prints", []any{gcResult{}}},
 		"recover.json":    {"What ckarchive --json recover prints", []any{[]recoverResult{}}},
 		"error.json":      {"What ckarchive --json prints of an error, as the last line on standard error", []any{errorReport{}}},
-		"check.json":     {"What ckarchive --json check prints: of a host, of a container, of a checkpoint", []any{[]finding{}, containerReport{}, sourceReport{}}},
+		"check.json":      {"What ckarchive --json check prints: of a host, of a container, of a checkpoint", []any{[]finding{}, containerReport{}, sourceReport{}}},
 	}
 }
 
