@@ -78,7 +78,7 @@ bench: ## Measure, side by side with Podman and runc, frozen time, bytes sent, r
 	go run ./test/bench
 	CI=true CKARCHIVE_UPLOADS_FULL=1 go test -count=1 -v -run TestUploadCut ./test/faults | sed -nE 's/.*upload_test.go:[0-9]+: (.* after |[0-9]+ bytes each)/\1/p; /^(--- |FAIL|ok)/p'
 
-faults: ## Kill, starve and hang everything everywhere, three times over
+faults: ## Kill, starve and hang everything everywhere, three times over, in about an hour
 	test/setup test
 	CI=true CKARCHIVE_FAULTS_FULL=1 go test -count=3 -timeout 90m ./test/faults
 	CI=true CKARCHIVE_FAULTS_FULL=1 go test -count=3 -timeout 90m -run '$(FAULTS)' ./test/e2e
