@@ -144,6 +144,9 @@ func withoutLinks(dir, rel string, last bool) error {
 		return nil
 	}
 	d, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil // a file, with nothing below
+	}
 	if err != nil {
 		return err
 	}

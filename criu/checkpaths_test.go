@@ -50,8 +50,8 @@ func TestCheckPaths(t *testing.T) {
 	}
 	root, proc := mount(mnt.Fstype_OVERLAYFS, 1, 10, "/", ""), mount(mnt.Fstype_PROC, 2, 11, "/proc", "")
 	dev, vol := mount(mnt.Fstype_TMPFS, 3, 13, "/dev", ""), mount(mnt.Fstype_AUTO, 4, 14, "/vol", "/vol")
-	given := mount(mnt.Fstype_AUTO, 5, 15, "/given", "/given")
-	spec := &specs.Spec{Mounts: []specs.Mount{{Destination: "/given", Type: "bind", Source: volume}}}
+	given, hosts := mount(mnt.Fstype_AUTO, 5, 15, "/given", "/given"), mount(mnt.Fstype_AUTO, 6, 16, "/hosts", "/hosts")
+	spec := &specs.Spec{Mounts: []specs.Mount{{Destination: "/given", Type: "bind", Source: volume}, {Destination: "/hosts", Type: "bind", Source: "/etc/hosts"}}}
 	for name, test := range map[string]struct {
 		file *fdinfo.FileEntry
 		more *mnt.MntEntry
@@ -64,6 +64,7 @@ func TestCheckPaths(t *testing.T) {
 		"through a link in a volume":    {file: named("/vol/out/passwd"), rule: "symbolic link"},
 		"through a link in a bind":      {file: named("/given/out/passwd"), rule: "symbolic link"},
 		"file of a volume":              {file: named("/vol/sh")},
+		"below a file that is bound":    {file: named("/hosts/x")},
 		"node":                          {file: named("/dev/null")},
 		"link in /dev":                  {file: named("/dev/fd/3"), rule: "symbolic link"},
 		"above":                         {file: named("/bin/../../x"), rule: "leads out"},
@@ -89,7 +90,7 @@ func TestCheckPaths(t *testing.T) {
 		"descriptor in a part of /proc": {file: named("/mnt/fd/3"), more: bound(proc, "/1", "/mnt"), rule: "has open"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			mounts := []proto.Message{root, proc, dev, vol, given}
+			mounts := []proto.Message{root, proc, dev, vol, given, hosts}
 			if test.more != nil {
 				mounts = append(mounts, test.more)
 			}
