@@ -17,7 +17,7 @@ import (
 
 // exportCmd freezes, dumps, archives, and then stops or resumes.
 type exportCmd struct {
-	Container string `arg:"" help:"ID, unique prefix of an ID, or the name that its engine gives it."`
+	Container string `arg:"" help:"ID, three or more characters that only its ID begins with, or the name that its engine gives it."`
 	Dest      string `arg:"" help:"Where the archive goes."`
 
 	runtimeFlags

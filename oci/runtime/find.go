@@ -155,6 +155,9 @@ func (s *survey) missing(name string, opts FindOptions) error {
 	if len(s.unread) > 0 {
 		where += "; these need root: " + strings.Join(s.unread, ", ")
 	}
+	if len(name) < minPrefix {
+		where += fmt.Sprintf("; the beginning of an ID stands for it from %d characters on", minPrefix)
+	}
 	return fmt.Errorf("%w: %q; looked in %s", ErrNotFound, name, where)
 }
 

@@ -182,6 +182,9 @@ func TestFind(t *testing.T) {
 	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), state) {
 		t.Errorf("error %v, want ErrNotFound and where it looked", err)
 	}
+	if _, err := Find(t.Context(), "no", FindOptions{Runtime: Direct, State: state}); err == nil || !strings.Contains(err.Error(), "from 3 characters on") {
+		t.Errorf("of two characters: %v", err)
+	}
 }
 
 func TestRestoreArgs(t *testing.T) {
