@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -125,17 +127,36 @@ func TestExportDestinations(t *testing.T) {
 
 // phases are the moments at which an export is interrupted: after the beginning of
 // a task, as --progress json tells of it.
-var phases = []struct {
+var phases = []phase{
+	{name: "dump begins", task: "dump"},
+	{name: "dump 50 ms", task: "dump", after: 50 * time.Millisecond},
+	{name: "dump 100 ms", task: "dump", after: 100 * time.Millisecond},
+	{name: "dump 150 ms", task: "dump", after: 150 * time.Millisecond},
+	{name: "root file system", task: "root file system"},
+	{name: "hash", task: "hash"},
+	{name: "archive", task: "archive"},
+}
+
+type phase struct {
 	name, task string
-	after      time.Duration
-}{
-	{"dump begins", "dump", 0},
-	{"dump 50 ms", "dump", 50 * time.Millisecond},
-	{"dump 100 ms", "dump", 100 * time.Millisecond},
-	{"dump 150 ms", "dump", 150 * time.Millisecond},
-	{"root file system", "root file system", 0},
-	{"hash", "hash", 0},
-	{"archive", "archive", 0},
+	after      time.Duration // behind the beginning of the task
+	missed     int           // how often an export was over before the signal
+}
+
+// id is a part of the ID of a container that this try is about.
+func (p phase) id() string { return strings.ReplaceAll(p.name, " ", "-") + strconv.Itoa(p.missed) }
+
+// over tells whether an export may have been over before the signal: on a fast machine, or where this test was slow. A phase that
+// is the beginning of a task comes once more then, three times in all.
+func (p phase) over(status int, queue *[]phase) bool {
+	if status != 0 || p.after == 0 && p.missed == 2 {
+		return false
+	}
+	if p.after == 0 {
+		p.missed++
+		*queue = append(*queue, p)
+	}
+	return true
 }
 
 // interrupt starts an export and sends it a signal at a moment. It gives the
@@ -185,10 +206,12 @@ func interruptEverywhere(t *testing.T, sig syscall.Signal, engine string) {
 	c := h.start("c", counts("--memory", "48", "--children", "1"))
 	out := h.path("out")
 	must(t, os.Mkdir(out, 0o755))
-	for _, p := range phases {
+	for queue := slices.Clone(phases); len(queue) > 0; {
+		p := queue[0]
+		queue = queue[1:]
 		status, said := h.interrupt(sig, p.task, p.after, "--compress", "none", "--base", h.built.base, "--engine", engine, c.id, filepath.Join(out, "c.tar"))
-		if status == 0 && p.after > 0 { // a fast machine: the export was over before the signal
-			next := h.restore(strings.ReplaceAll(p.name, " ", "-"), filepath.Join(out, "c.tar"), "--base", h.built.base)
+		if p.over(status, &queue) {
+			next := h.restore(p.id(), filepath.Join(out, "c.tar"), "--base", h.built.base)
 			next.wellFrom(c)
 			must(t, os.Remove(filepath.Join(out, "c.tar")))
 			c = next
@@ -224,10 +247,12 @@ func TestInterruptedExportOfConnections(t *testing.T) {
 	h := newHost(t)
 	c := h.start("c", counts("--memory", "48", "--tcp"))
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		for _, p := range phases {
+		for queue := slices.Clone(phases); len(queue) > 0; {
+			p := queue[0]
+			queue = queue[1:]
 			status, said := h.interrupt(sig, p.task, p.after, "--tcp-established", "--base", h.built.base, c.id, h.path("c.tar"))
-			if status == 0 && p.after > 0 { // a fast machine
-				next := h.restore(strings.ReplaceAll(sig.String()+"-"+p.name, " ", "-"), h.path("c.tar"), "--base", h.built.base)
+			if p.over(status, &queue) {
+				next := h.restore(strconv.Itoa(int(sig))+p.id(), h.path("c.tar"), "--base", h.built.base)
 				next.wellFrom(c)
 				must(t, os.Remove(h.path("c.tar")))
 				c = next
