@@ -402,7 +402,7 @@ func TestReport(t *testing.T) {
 	if got, want := len(r.Blockers()), 1; got != want || len(r.Findings) != 3 {
 		t.Errorf("%d blockers of %d findings, want %d of 3", got, len(r.Findings), want)
 	}
-	if got, want := r.Freeze, 245*time.Millisecond+37*time.Millisecond+190*time.Millisecond; got != want {
+	if got, want := r.Freeze, 245*time.Millisecond+5*time.Millisecond+37*time.Millisecond+190*time.Millisecond; got != want {
 		t.Errorf("freeze %v, want %v", got, want)
 	}
 	b, err := json.Marshal(r)
