@@ -103,7 +103,7 @@ func (s filterSet) shared(leader *criu_core.CoreEntry) bool {
 	if mode != criu_core.SeccompMode_filter || int64(filter) >= int64(len(s)) {
 		return false
 	}
-	return leader.GetTc().OldSeccompFilter != nil || s.any(filter, isShared)
+	return leader.Tc != nil && leader.Tc.OldSeccompFilter != nil || s.any(filter, isShared)
 }
 
 func isShared(f *seccomp.SeccompFilter) bool {
