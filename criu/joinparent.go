@@ -3,7 +3,6 @@ package criu
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -153,8 +152,7 @@ func (m *pageMap) copyPages(w io.Writer, pages io.ReaderAt, addr, n uint64) erro
 
 // write writes the map in the place of the one that is there.
 func (m *pageMap) write(dir string) error {
-	out := binary.LittleEndian.AppendUint32(nil, magicCommon)
-	out = binary.LittleEndian.AppendUint32(out, magicPagemap)
+	out := newImage(magicPagemap)
 	messages := []proto.Message{&pagemap.PagemapHead{PagesId: &m.pagesID}}
 	for _, e := range m.entries {
 		messages = append(messages, e)
@@ -164,8 +162,7 @@ func (m *pageMap) write(dir string) error {
 		if err != nil {
 			return imageError(m.name, "%w", err)
 		}
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(b))) //nolint:gosec // some bytes
-		out = append(out, b...)
+		out = appendEntry(out, b)
 	}
 	return writeImage(dir, m.name, out)
 }

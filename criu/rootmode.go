@@ -1,7 +1,6 @@
 package criu
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io/fs"
 
@@ -35,8 +34,7 @@ func SetRootMode(imagesDir string, mode fs.FileMode) error {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // read side
-	out := binary.LittleEndian.AppendUint32(nil, magicCommon)
-	out = binary.LittleEndian.AppendUint32(out, magicFiles)
+	out := newImage(magicFiles)
 	err = walkImage(f, FilesImage, size, magicFiles, func(b []byte) error {
 		var e fdinfo.FileEntry
 		if err := proto.Unmarshal(b, &e); err != nil {
@@ -48,8 +46,7 @@ func SetRootMode(imagesDir string, mode fs.FileMode) error {
 				return imageError(FilesImage, "%w", err)
 			}
 		}
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(b))) //nolint:gosec // at most MaxImageEntryBytes
-		out = append(out, b...)
+		out = appendEntry(out, b)
 		return nil
 	})
 	if err != nil {

@@ -277,10 +277,18 @@ func replaceImage(dir, name string, magic uint32, entry proto.Message) error {
 	if err != nil {
 		return imageError(name, "%w", err)
 	}
-	image := binary.LittleEndian.AppendUint32(nil, magicCommon)
-	image = binary.LittleEndian.AppendUint32(image, magic)
-	image = binary.LittleEndian.AppendUint32(image, uint32(len(b))) //nolint:gosec // read from an image within its limits
-	return writeImage(dir, name, append(image, b...))
+	return writeImage(dir, name, appendEntry(newImage(magic), b))
+}
+
+// newImage begins an image of a kind; appendEntry adds to it.
+func newImage(magic uint32) []byte {
+	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, magicCommon), magic)
+}
+
+// appendEntry adds a message to an image.
+func appendEntry(image, message []byte) []byte {
+	image = binary.LittleEndian.AppendUint32(image, uint32(len(message))) //nolint:gosec // of an image within its limits
+	return append(image, message...)
 }
 
 // writeImage writes an image in the place of the one that is there.
