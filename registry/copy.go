@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -196,15 +197,7 @@ func (c *copier) blobs(ctx context.Context, blobs []ocispec.Descriptor) error {
 		blobs = blobs[1:]
 	}
 	blobs = slices.Clone(blobs)
-	slices.SortStableFunc(blobs, func(a, b ocispec.Descriptor) int {
-		switch {
-		case a.Size > b.Size:
-			return -1
-		case a.Size < b.Size:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(blobs, func(a, b ocispec.Descriptor) int { return cmp.Compare(b.Size, a.Size) })
 	group, groupCtx := errgroup.WithContext(ctx)
 	limit := c.opts.Concurrency
 	if limit <= 0 {

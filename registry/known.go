@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -142,15 +143,7 @@ func common(all *nodes, wanted map[digest.Digest]ocispec.Descriptor) related {
 
 // confirm asks dst for those manifests that would tell most.
 func (k *known) confirm(ctx context.Context, dst *Repository, list []related) error {
-	slices.SortStableFunc(list, func(a, b related) int {
-		switch {
-		case a.bytes > b.bytes:
-			return -1
-		case a.bytes < b.bytes:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(list, func(a, b related) int { return cmp.Compare(b.bytes, a.bytes) })
 	asked := 0
 	for _, r := range list {
 		more := slices.ContainsFunc(r.common, func(b ocispec.Descriptor) bool { return !k.there[b.Digest] })

@@ -97,7 +97,21 @@ func (s *Store) writeIndex(index *ocispec.Index) error {
 
 // changeIndex lets change work on the index while no other process can. An
 // error of change leaves the index as it is.
-func (s *Store) changeIndex(ctx context.Context, change func(*ocispec.Index) error) (err error) {
+func (s *Store) changeIndex(ctx context.Context, change func(*ocispec.Index) error) error {
+	return s.alone(ctx, func() error {
+		index, err := s.readIndex()
+		if err != nil {
+			return err
+		}
+		if err := change(index); err != nil {
+			return err
+		}
+		return s.writeIndex(index)
+	})
+}
+
+// alone lets change work on the lists of the store, as the index, while no other process can.
+func (s *Store) alone(ctx context.Context, change func() error) (err error) {
 	// GC removes temporary files, and there is one for a moment.
 	hold, err := s.Hold(ctx)
 	if err != nil {
@@ -109,14 +123,7 @@ func (s *Store) changeIndex(ctx context.Context, change func(*ocispec.Index) err
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	index, err := s.readIndex()
-	if err != nil {
-		return err
-	}
-	if err := change(index); err != nil {
-		return err
-	}
-	return s.writeIndex(index)
+	return change()
 }
 
 func nameOf(desc ocispec.Descriptor) string { return desc.Annotations[ocispec.AnnotationRefName] }

@@ -73,29 +73,21 @@ func (s *Store) Seen(ctx context.Context, ref Reference) ([]Named, error) {
 }
 
 // noteSeen adds to the list.
-func (s *Store) noteSeen(ctx context.Context, one seen) (err error) {
-	hold, err := s.Hold(ctx) // for the temporary file
-	if err != nil {
-		return err
-	}
-	defer hold.Close() //nolint:errcheck // closing a lock file loses nothing
-	lock, err := lockExclusive(ctx, filepath.Join(s.dir, indexLockFile))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Close()) }()
-	list := s.seenAll()
-	if len(list) > 0 && list[0] == one {
-		return nil
-	}
-	list = slices.DeleteFunc(list, func(old seen) bool { return old == one })
-	list = list[:min(len(list), maxSeen-1)]
-	slices.Reverse(list)
-	raw, err := json.Marshal(append(list, one))
-	if err != nil {
-		return err
-	}
-	return s.writeFile(seenFile, raw)
+func (s *Store) noteSeen(ctx context.Context, one seen) error {
+	return s.alone(ctx, func() error {
+		list := s.seenAll()
+		if len(list) > 0 && list[0] == one {
+			return nil
+		}
+		list = slices.DeleteFunc(list, func(old seen) bool { return old == one })
+		list = list[:min(len(list), maxSeen-1)]
+		slices.Reverse(list)
+		raw, err := json.Marshal(append(list, one))
+		if err != nil {
+			return err
+		}
+		return s.writeFile(seenFile, raw)
+	})
 }
 
 // held tells what is below a manifest of the store. One that is there no more has nothing.
