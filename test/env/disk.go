@@ -27,6 +27,21 @@ const diskBlock = 4096
 func NewDisk(tb testing.TB, size int) *Disk {
 	tb.Helper()
 	Require(tb, "root", "losetup", "mkfs.ext4", "debugfs")
+	d := emptyDisk(tb, size)
+	// Without a journal no error stops the rest of the file system.
+	d.run("mkfs.ext4", "-q", "-b", strconv.Itoa(diskBlock), "-O", "^has_journal", "-m", "0", d.image)
+	d.device = strings.TrimSpace(d.run("losetup", "--find", "--show", d.image))
+	tb.Cleanup(func() {
+		_ = exec.Command("umount", "--lazy", d.Dir).Run() // a test may have done it
+		d.run("losetup", "--detach", d.device)
+	})
+	d.run("mount", "-t", "ext4", "-o", "errors=continue", d.device, d.Dir)
+	return d
+}
+
+// emptyDisk makes the image of a disk of that many MiB, and where to mount it.
+func emptyDisk(tb testing.TB, size int) *Disk {
+	tb.Helper()
 	dir := tb.TempDir()
 	d := &Disk{Dir: filepath.Join(dir, "disk"), tb: tb, image: filepath.Join(dir, "image")}
 	if err := os.Mkdir(d.Dir, 0o755); err != nil {
@@ -38,14 +53,6 @@ func NewDisk(tb testing.TB, size int) *Disk {
 	if err := os.Truncate(d.image, int64(size)<<20); err != nil {
 		tb.Fatal(err)
 	}
-	// Without a journal no error stops the rest of the file system.
-	d.run("mkfs.ext4", "-q", "-b", strconv.Itoa(diskBlock), "-O", "^has_journal", "-m", "0", d.image)
-	d.device = strings.TrimSpace(d.run("losetup", "--find", "--show", d.image))
-	tb.Cleanup(func() {
-		_ = exec.Command("umount", "--lazy", d.Dir).Run() // a test may have done it
-		d.run("losetup", "--detach", d.device)
-	})
-	d.run("mount", "-t", "ext4", "-o", "errors=continue", d.device, d.Dir)
 	return d
 }
 
@@ -100,17 +107,7 @@ func (d *Disk) forget(name string) {
 func Reflinks(tb testing.TB) string {
 	tb.Helper()
 	Require(tb, "root", "mkfs.xfs", "mount")
-	dir := tb.TempDir()
-	d := &Disk{Dir: filepath.Join(dir, "disk"), tb: tb, image: filepath.Join(dir, "image")}
-	if err := os.Mkdir(d.Dir, 0o755); err != nil {
-		tb.Fatal(err)
-	}
-	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
-		tb.Fatal(err)
-	}
-	if err := os.Truncate(d.image, 320<<20); err != nil { // the least that XFS wants is 300 MiB
-		tb.Fatal(err)
-	}
+	d := emptyDisk(tb, 320) // the least that XFS wants is 300 MiB
 	d.run("mkfs.xfs", "-q", "-m", "reflink=1", d.image)
 	d.run("mount", "-t", "xfs", "-o", "loop", d.image, d.Dir)
 	tb.Cleanup(func() { d.run("umount", "--lazy", d.Dir) })
