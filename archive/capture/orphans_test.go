@@ -43,14 +43,20 @@ func orphan(t *testing.T, spool string, phase Phase, script string) (dir string,
 	return j.dir, gone
 }
 
-func isOver(ended <-chan struct{}) bool {
+// isOver tells whether the program ends within a time.
+func isOver(ended <-chan struct{}, within time.Duration) bool {
 	select {
 	case <-ended:
 		return true
-	case <-time.After(100 * time.Millisecond):
+	case <-time.After(within):
 		return false
 	}
 }
+
+const (
+	soon = 100 * time.Millisecond // for what is not to happen
+	late = time.Minute            // for what has to happen, on any machine
+)
 
 // A program that waits for its dead run is released; only then is the run recovered.
 func TestEndOrphans(t *testing.T) {
@@ -68,14 +74,14 @@ func TestEndOrphans(t *testing.T) {
 	if err := EndOrphans(t.Context(), spool, release); err != nil {
 		t.Fatal(err)
 	}
-	if !isOver(ended) {
+	if !isOver(ended, late) {
 		t.Error("the program is still at work")
 	}
 }
 
 // One that was stopped, or that does not listen, is made to end.
 func TestEndHolders(t *testing.T) {
-	steps := []step{{unix.SIGCONT, 100 * time.Millisecond}, {unix.SIGTERM, 100 * time.Millisecond}, {unix.SIGKILL, 5 * time.Second}}
+	steps := []step{{unix.SIGCONT, 100 * time.Millisecond}, {unix.SIGTERM, 100 * time.Millisecond}, {unix.SIGKILL, late}}
 	for name, script := range map[string]string{
 		"sleeps":          "exec sleep 1000",
 		"stopped":         "kill -STOP $$; exit 0",
@@ -86,7 +92,7 @@ func TestEndHolders(t *testing.T) {
 			if err := endHolders(t.Context(), filepath.Join(dir, lockFile), nil, steps); err != nil {
 				t.Fatal(err)
 			}
-			if !isOver(ended) {
+			if !isOver(ended, late) {
 				t.Error("the program is still at work")
 			}
 		})
@@ -103,14 +109,14 @@ func TestEndOrphansLeavesOthersAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := EndOrphans(t.Context(), spool, never); err != nil || isOver(ended) {
+	if err := EndOrphans(t.Context(), spool, never); err != nil || isOver(ended, soon) {
 		t.Errorf("of a living run: %v", err)
 	}
 	if err := living.Close(); err != nil {
 		t.Fatal(err)
 	}
 	spool = t.TempDir()
-	if _, ended = orphan(t, spool, Committed, "exec sleep 1000"); EndOrphans(t.Context(), spool, never) != nil || isOver(ended) {
+	if _, ended = orphan(t, spool, Committed, "exec sleep 1000"); EndOrphans(t.Context(), spool, never) != nil || isOver(ended, soon) {
 		t.Error("that of a committed run was ended")
 	}
 	spool = t.TempDir()

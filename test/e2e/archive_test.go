@@ -214,9 +214,7 @@ func wantNothing(h *host, name string) {
 			h.t.Errorf("left behind: %s", path)
 		}
 	}
-	if left := leftovers(filepath.Join(h.root, "containers", id), id); len(left) > 0 {
-		h.t.Errorf("left behind: %q", left)
-	}
+	leaks(h.t, filepath.Join(h.root, "containers", id), id)
 }
 
 // A container's file that the host has open for it, and a short patience of the operator.

@@ -103,6 +103,17 @@ func ticksIn(t *testing.T, log string) []int {
 	return list
 }
 
+// tick is the last one that the workload has written to its status, which is there at once: what it has printed may still be on
+// its way into the log.
+func (c *container) tick() int {
+	c.t.Helper()
+	var status env.Status
+	if err := json.Unmarshal([]byte(readFile(c.t, filepath.Join(c.rootfs, "tmp/status"))), &status); err != nil {
+		c.t.Fatal(err)
+	}
+	return int(status.Tick)
+}
+
 // awaitTicks waits until the container has counted n times more.
 func (c *container) awaitTicks(n int) {
 	c.t.Helper()

@@ -471,8 +471,12 @@ func TestCheckVerdicts(t *testing.T) {
 	}
 	// The eye that saw no freeze sees one.
 	c := h.start("seen", counts())
-	if !c.frozen(func() { c.export("seen.tar", "--leave-running", "--base", h.built.base) }) {
-		t.Error("a dump went by unseen")
+	seen := false
+	for i := 0; i < 3 && !seen; i++ { // a busy machine may keep it shut for a while
+		seen = c.frozen(func() { c.export(fmt.Sprintf("seen%d.tar", i), "--leave-running", "--base", h.built.base) })
+	}
+	if !seen {
+		t.Error("three dumps went by unseen")
 	}
 }
 

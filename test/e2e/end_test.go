@@ -46,8 +46,12 @@ func TestNothingRunsAfterTheDump(t *testing.T) {
 			"/bin/sh", "-c",
 			"for n in 1 2 3 4 5 6; do (while :; do echo x >>/tmp/n$n; done) & done; i=0; while true; do i=$((i+1)); echo tick $i; sleep 0.02; done",
 		}})
+		names := []string{"tmp/n1", "tmp/n2", "tmp/n3", "tmp/n4", "tmp/n5", "tmp/n6"}
+		for _, name := range names {
+			await(t, name, func() bool { return exists(t, filepath.Join(c.rootfs, name)) })
+		}
 		files := sizesInDiff(t, c.export(engine+".tar", "--base", h.built.base, "--engine", engine))
-		for _, name := range []string{"tmp/n1", "tmp/n2", "tmp/n3", "tmp/n4", "tmp/n5", "tmp/n6"} {
+		for _, name := range names {
 			info, err := os.Stat(filepath.Join(c.rootfs, name))
 			must(t, err)
 			if got, want := info.Size(), files[name]; got != want || want == 0 {

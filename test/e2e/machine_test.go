@@ -71,7 +71,7 @@ func makeBase(t *testing.T, dir string) {
 }
 
 // patience bounds every waiting. Nothing is expected to take that long.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // await polls until found is true.
 func await(t *testing.T, what string, found func() bool) {
@@ -114,7 +114,7 @@ func command(t *testing.T, argv ...string) string {
 func leaks(t *testing.T, dir, token string) {
 	t.Helper()
 	var left []string
-	if !within(context.Background(), 10*time.Second, func() bool {
+	if !within(context.Background(), patience, func() bool {
 		left = leftovers(dir, token)
 		return len(left) == 0
 	}) {

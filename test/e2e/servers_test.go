@@ -199,9 +199,10 @@ func TestVeth(t *testing.T) {
 	if said, err := r.within("ip", "route"); err != nil || !strings.Contains(said, "default via 10.97.3.1") {
 		t.Errorf("routes %q, %v", said, err)
 	}
-	if said, err := r.within("busybox", "ping", "-c", "1", "-W", "5", "10.97.3.1"); err != nil {
-		t.Errorf("ping: %v %s", err, said)
-	}
+	await(t, "answer to a ping", func() bool {
+		_, err := r.within("busybox", "ping", "-c", "1", "-W", "5", "10.97.3.1")
+		return err == nil
+	})
 }
 
 // A time namespace keeps its offsets: the clock of the container goes on.

@@ -28,7 +28,7 @@ func Leaks(tb testing.TB, marks ...string) {
 	}
 	tb.Cleanup(func() {
 		// The kernel takes mounts and cgroups apart a moment after their last user.
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		look := time.NewTicker(50 * time.Millisecond)
 		defer look.Stop()

@@ -167,7 +167,7 @@ func TestReadersGiveUpRoot(t *testing.T) {
 			}
 			is := reads()
 			for begin := time.Now(); strings.Trim(is["CapPrm"], "0") != "" || is["NoNewPrivs"] != "1"; is = reads() {
-				if time.Since(begin) > 20*time.Second || statusOf(cmd.Process.Pid)["State"] == "Z (zombie)" {
+				if time.Since(begin) > maxTime || statusOf(cmd.Process.Pid)["State"] == "Z (zombie)" {
 					t.Fatalf("it has CapPrm %s, NoNewPrivs %s, state %s: %s", is["CapPrm"], is["NoNewPrivs"], is["State"], &said)
 				}
 				time.Sleep(10 * time.Millisecond)

@@ -97,7 +97,7 @@ func TestSlowDrip(t *testing.T) {
 	var cmd *exec.Cmd
 	limit := 10 * time.Minute
 	if !full() {
-		limit = 10 * time.Second
+		limit = maxTime
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()

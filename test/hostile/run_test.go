@@ -34,7 +34,7 @@ const (
 // What no archive may make of the program.
 const (
 	mostMemory = 256 << 10 // KiB
-	mostTime   = 20 * time.Second
+	mostTime   = 60 * time.Second
 )
 
 // sample is one archive of the corpus.
@@ -78,7 +78,7 @@ type outcome struct {
 // run runs the program on a sample and checks what holds for every run.
 func (m machine) run(t *testing.T, dir string, stdin []byte, args ...string) outcome {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*mostTime)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*mostTime)
 	defer cancel()
 	cmd := m.command(ctx, dir, args...)
 	var stdout, stderr bytes.Buffer

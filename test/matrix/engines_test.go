@@ -155,7 +155,7 @@ func (h *host) foreign(id, pid, log string) *env.Container {
 // await waits until a server is ready.
 func (h *host) await(log string, ready func() bool) {
 	h.t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ready(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !ready(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			content, _ := os.ReadFile(log) //nolint:errcheck // the failure stands without it
 			h.t.Fatalf("the server does not answer:\n%s", content)
