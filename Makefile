@@ -49,7 +49,7 @@ lines:
 		awk '$$2 != "total" && $$1 > 400 {print $$2 " has " $$1 " lines, 400 are allowed"; bad = 1} END {exit bad}'
 
 unit:
-	env -u CI go test -race $(UNIT)
+	env -u CI go test -race -timeout 20m $(UNIT)
 
 test: ## Everything: check, then the real thing with CRIU, runtimes and registries
 	test/setup test
@@ -59,7 +59,7 @@ test: ## Everything: check, then the real thing with CRIU, runtimes and registri
 
 # Once more with nothing allowed to skip.
 root-tests:
-	CI=true CKARCHIVE_ROOT_TESTS=1 go test -count=1 $(UNIT)
+	CI=true CKARCHIVE_ROOT_TESTS=1 go test -count=1 -timeout 20m $(UNIT)
 
 e2e:
 	CI=true go test -count=1 -timeout 20m ./test/...

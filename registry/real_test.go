@@ -1,12 +1,11 @@
 package registry
 
 import (
-	"context"
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,48 +30,54 @@ func needProgram(t *testing.T, name string) string {
 	return path
 }
 
-// startRegistry runs Debian's docker-registry (distribution) and gives its host.
+// startRegistry runs Debian's docker-registry (distribution) and gives its host, with a port that the kernel chooses.
 func startRegistry(t *testing.T, env ...string) string {
 	t.Helper()
 	program := needProgram(t, "docker-registry")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
 	config := filepath.Join(dir, "config.yml")
-	text := fmt.Sprintf("version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: %s/data\nhttp:\n  addr: %s\n", dir, host)
+	text := fmt.Sprintf("version: 0.1\nlog:\n  level: info\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: %s/data\nhttp:\n  addr: 127.0.0.1:0\n", dir)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program, "serve", config)
 	cmd.Env = append(os.Environ(), env...)
+	log, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan struct{})
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
+		<-ended
 		_ = cmd.Wait()
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+"/v2/", nil)
-		if err != nil {
-			t.Fatal(err)
+	hosts := make(chan string, 1)
+	go func() {
+		defer close(ended)
+		defer close(hosts)
+		found := false
+		for lines := bufio.NewScanner(log); lines.Scan(); {
+			if _, after, ok := strings.Cut(lines.Text(), "listening on "); ok && !found {
+				found = true
+				host, _, _ := strings.Cut(after, `"`)
+				hosts <- host
+			}
 		}
-		if resp, err := http.DefaultClient.Do(req); err == nil {
-			_ = resp.Body.Close()
-			return host
+	}()
+	select {
+	case host := <-hosts:
+		if host == "" {
+			t.Fatal("docker-registry has ended")
 		}
-		if err := wait(ctx, 20*time.Millisecond); err != nil {
-			t.Fatalf("docker-registry does not answer: %v", err)
-		}
+		return host
+	case <-time.After(time.Minute):
+		t.Fatal("docker-registry does not say where it listens")
 	}
+	return ""
 }
 
 func TestRealRegistry(t *testing.T) {

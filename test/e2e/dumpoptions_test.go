@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -172,13 +173,23 @@ func TestPreDump(t *testing.T) {
 	}
 }
 
-// freePort is a port of 127.0.0.1 that nothing listens on.
+// freePort is a port of 127.0.0.1 that nothing listens on. It is none of those that the kernel gives to whoever asks for any:
+// one of the other tests that run at this time might get it before it is used.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var lowest int
+	_, err := fmt.Sscan(readFile(t, "/proc/sys/net/ipv4/ip_local_port_range"), &lowest)
 	must(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	const least = 1024
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", least+rand.IntN(max(lowest-least, 1))))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	t.Fatalf("there is no free port below %d", lowest)
+	return ""
 }
 
 // TestPageServer sends the memory elsewhere: both halves together are a whole checkpoint.

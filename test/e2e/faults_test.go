@@ -272,7 +272,7 @@ func TestInterruptedExportOfConnections(t *testing.T) {
 	h.ok("recover").want(0, "nothing to recover")
 }
 
-// Interrupted transfers leave nothing under a final name.
+// Interrupted transfers leave nothing under a final name. They are slow, so that none is over before the signal.
 func TestInterruptedTransfers(t *testing.T) {
 	h := newHost(t, "docker-registry")
 	registry := env.Registry(t, env.RegistryOptions{})
@@ -281,7 +281,7 @@ func TestInterruptedTransfers(t *testing.T) {
 	name := registry.Host + "/counter:v1"
 	tags := filepath.Join(registry.Dir, "docker/registry/v2/repositories/counter/_manifests/tags")
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		if status, said := h.interruptCommand(sig, "push", 0, "push", "--plain-http", path, name); status != 128+int(sig) {
+		if status, said := h.interruptCommand(sig, "push", 0, "push", "--plain-http", "--limit-rate", "64K", path, name); status != 128+int(sig) {
 			t.Errorf("push: status %d, want %d: %s", status, 128+int(sig), said)
 		}
 		noFiles(t, tags)
@@ -289,7 +289,7 @@ func TestInterruptedTransfers(t *testing.T) {
 	h.ok("push", "--plain-http", path, name)
 	fresh := newHost(t)
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		if status, said := fresh.interruptCommand(sig, "pull", 0, "pull", "--plain-http", name); status != 128+int(sig) {
+		if status, said := fresh.interruptCommand(sig, "pull", 0, "pull", "--plain-http", "--limit-rate", "64K", name); status != 128+int(sig) {
 			t.Errorf("pull: status %d, want %d: %s", status, 128+int(sig), said)
 		}
 		if got := strings.TrimSpace(fresh.ok("--json", "list").stdout); got != "[]" {

@@ -161,6 +161,7 @@ func (h *host) limited(limit string, args ...string) outcome {
 
 // Small limits of the process are told of; the container keeps running, and nothing is left of a restore.
 func TestLimits(t *testing.T) {
+	env.CloseOnExec(t)
 	h := newHost(t)
 	c := h.start("c", counts("--memory", "8"))
 	path := h.path("c.tar.zst")

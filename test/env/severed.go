@@ -7,6 +7,9 @@ import (
 	"testing"
 )
 
+// severedBuffer is how many bytes are on their way at most, apart from what the receiver takes.
+const severedBuffer = 64 << 10
+
 // Severed is a server behind a network that goes away when a number of bytes have gone through, for good.
 type Severed struct {
 	Host string // where it listens
@@ -68,6 +71,10 @@ func (s *Severed) serve() {
 		}
 		if !s.note(in, out) {
 			return
+		}
+		// What was counted and is still on its way is lost with the network: not more than a little.
+		for _, end := range []net.Conn{in, out} {
+			_ = end.(*net.TCPConn).SetWriteBuffer(severedBuffer) // it is as good without
 		}
 		closed := sync.OnceFunc(func() { _, _ = in.Close(), out.Close() })
 		for _, way := range []struct {

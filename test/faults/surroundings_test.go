@@ -80,6 +80,7 @@ func TestClosedDescriptors(t *testing.T) {
 
 // Limits of the process end in an error that is told, and leave nothing half written.
 func TestLimits(t *testing.T) {
+	env.CloseOnExec(t)
 	for _, tt := range []struct {
 		name, limit string
 		says        string

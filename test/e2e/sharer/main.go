@@ -82,7 +82,7 @@ func count(counters *[processes]atomic.Int64, slot int, path string) error {
 		counters[slot].Add(1)
 		for i := range processes {
 			for waited := 0; counters[i].Load() == before[i]; waited++ {
-				const most = 3000
+				const most = 60_000
 				if waited == most {
 					return fmt.Errorf("process %d does not share memory with %d any more", i, slot)
 				}
