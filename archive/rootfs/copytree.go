@@ -169,6 +169,24 @@ func (c *copier) copyFile(ctx context.Context, dir int, base string, n *node) (e
 	return c.copySparse(ctx, out, in, n.attr.size)
 }
 
+// Reflinks tells whether copies on the file system of the directory dir share their content, as [CopyTree] lets them.
+// Nothing is made there that has a name.
+func Reflinks(dir string) bool {
+	nameless := func() (*os.File, error) { return os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600) }
+	from, err := nameless()
+	if err != nil {
+		return false
+	}
+	defer from.Close() //nolint:errcheck // it is gone with it
+	to, err := nameless()
+	if err != nil {
+		return false
+	}
+	defer to.Close() //nolint:errcheck // likewise
+	_, err = from.Write(make([]byte, os.Getpagesize()))
+	return err == nil && unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil
+}
+
 // copySparse copies what is data and leaves holes as holes.
 func (c *copier) copySparse(ctx context.Context, out, in *os.File, size int64) error {
 	for at := int64(0); at < size; {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/alecthomas/kong"
 	"oras.land/oras-go/v2"
@@ -50,11 +51,7 @@ func (r *restore) checkBase(ctx context.Context) (string, error) {
 	case base != "":
 		return "a copy of " + base, nil
 	case r.cmd.Base != "":
-		image, err := r.openBase(ctx)
-		if err != nil {
-			return "", err
-		}
-		return "the layers of " + r.cmd.Base, image.Close()
+		return "the layers of " + r.cmd.Base, r.openBase(ctx)
 	case r.meta.Rootfs != nil && r.meta.Rootfs.Method == "whole":
 		return "all of it is in the archive", nil
 	case r.ownBundle():
@@ -78,35 +75,51 @@ func (r *restore) checkBase(ctx context.Context) (string, error) {
 	return "", withHint(&environmentError{fmt.Errorf("%s is missing: the archive holds only what differs from it", what)}, hint)
 }
 
-// baseImage is the image that --base names.
+// baseImage is the image that --base names, open from the time that it is judged on: what is unpacked is what
+// was judged, whatever its name means by then.
 type baseImage struct {
 	*artifact.Base
-	io.Closer // what it is read from
+	closer io.Closer // what it is read from
+	// tree is where it is unpacked for several containers; empty: nowhere.
+	tree string
 }
 
 // openBase opens the image that --base names, which has to be the one that the checkpoint names.
-func (r *restore) openBase(ctx context.Context) (_ *baseImage, err error) {
+func (r *restore) openBase(ctx context.Context) error {
+	if r.base != nil {
+		return nil // for another container of the same checkpoint
+	}
 	text := r.cmd.Base
 	loc, err := parseLocation(text)
 	if err != nil {
-		return nil, fmt.Errorf("--base %s: %w", text, err)
+		return fmt.Errorf("--base %s: %w", text, err)
 	}
 	from, name, closer, err := r.openBaseAt(ctx, loc)
 	if err != nil {
-		return nil, fmt.Errorf("base image %s: %w", text, err)
+		return fmt.Errorf("base image %s: %w", text, err)
 	}
 	image, err := openBase(ctx, from, name)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("base image %s: %w", text, err), closer.Close())
+		return errors.Join(fmt.Errorf("base image %s: %w", text, err), closer.Close())
 	}
-	if r.meta == nil || r.meta.Base == nil {
-		return &baseImage{image, closer}, nil
+	if r.meta != nil && r.meta.Base != nil {
+		if how := image.Differs(*r.meta.Base); how != "" {
+			err := &environmentError{fmt.Errorf("base image %s is not the one that the container was started from: %s", text, how)}
+			return errors.Join(withHint(err, "name the image by its digest; or give a directory with the root file system that the container had"), closer.Close())
+		}
 	}
-	if how := image.Differs(*r.meta.Base); how != "" {
-		err := &environmentError{fmt.Errorf("base image %s is not the one that the container was started from: %s", text, how)}
-		return nil, errors.Join(withHint(err, "name the image by its digest; or give a directory with the root file system that the container had"), closer.Close())
+	r.base = &baseImage{Base: image, closer: closer}
+	return nil
+}
+
+// closeBase closes the image that --base names, if it was opened.
+func (r *restore) closeBase() error {
+	if r.base == nil {
+		return nil
 	}
-	return &baseImage{image, closer}, nil
+	err := r.base.closer.Close()
+	r.base = nil
+	return err
 }
 
 func openBase(ctx context.Context, from oras.ReadOnlyTarget, name string) (*artifact.Base, error) {
@@ -151,17 +164,59 @@ type nothing struct{}
 // Close implements [io.Closer].
 func (nothing) Close() error { return nil }
 
-// unpackBase makes the root file system of the base image. Nothing is kept of the image itself.
-func (r *restore) unpackBase(ctx context.Context, opts rootfs.ApplyOptions) (err error) {
-	image, err := r.openBase(ctx)
+// unpackBase makes dir the root file system of the base image. Nothing is kept of the image itself.
+func (r *restore) unpackBase(ctx context.Context, dir string) error {
+	granted, err := r.cmd.grantedDevices()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, image.Close()) }()
-	if err := os.MkdirAll(r.rootfs, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return image.Layers(ctx, func(layer io.Reader) error {
-		return rootfs.Apply(ctx, r.rootfs, layer, nil, opts)
-	})
+	return refusedDevice(r.base.Layers(ctx, func(layer io.Reader) error {
+		return rootfs.Apply(ctx, dir, layer, nil, rootfs.ApplyOptions{Device: granted})
+	}), "in the base image")
+}
+
+// shareBase unpacks the base image once for several containers, if --base names one.
+func (r *restore) shareBase(ctx context.Context, p *progress) error {
+	if r.base == nil {
+		return nil
+	}
+	p.begin("base image", 0)
+	tree := filepath.Join(r.home, "base")
+	if err := r.unpackBase(ctx, tree); err != nil {
+		return err
+	}
+	r.base.tree = tree
+	return nil
+}
+
+// baseNeed is the room for the base image, in bytes: at least that of its layers as they come, for each time that it is laid out.
+func (r *restore) baseNeed() int64 {
+	if r.base == nil {
+		return 0
+	}
+	times := 1
+	if r.cmd.Count > 0 && !rootfs.Reflinks(existing(r.app.containersDir())) {
+		times += r.cmd.Count
+	}
+	return r.base.Bytes() * int64(times)
+}
+
+// copyBase gives the container's root file system what it was started from.
+func (r *restore) copyBase(ctx context.Context) error {
+	dir := r.cmd.baseDir()
+	if r.base != nil {
+		dir = r.base.tree
+	}
+	switch {
+	case dir != "":
+		return rootfs.CopyTree(ctx, dir, r.rootfs)
+	case r.base != nil:
+		return errors.Join(r.unpackBase(ctx, r.rootfs), r.closeBase())
+	case r.cmd.Rootfs == "" && !r.ownBundle():
+		return os.MkdirAll(r.rootfs, 0o755)
+	}
+	return nil
 }

@@ -20,24 +20,12 @@ func (r *restore) buildRootfs(ctx context.Context, unpacked string) (err error) 
 	if err := r.makeBundle(); err != nil {
 		return err
 	}
-	grants, err := r.cmd.grants()
+	granted, err := r.cmd.grantedDevices()
 	if err != nil {
 		return err
 	}
-	granted := func(name string) bool { return grants.Has("device:" + name) }
-	switch dir := r.cmd.baseDir(); {
-	case dir != "":
-		if err := rootfs.CopyTree(ctx, dir, r.rootfs); err != nil {
-			return err
-		}
-	case r.cmd.Base != "":
-		if err := r.unpackBase(ctx, rootfs.ApplyOptions{Device: granted}); err != nil {
-			return refusedDevice(err, "in the base image")
-		}
-	case r.cmd.Rootfs == "" && !r.ownBundle():
-		if err := os.MkdirAll(r.rootfs, 0o755); err != nil {
-			return err
-		}
+	if err := r.copyBase(ctx); err != nil {
+		return err
 	}
 	deleted, err := readDeleted(filepath.Join(unpacked, archive.DeletedFiles))
 	if err != nil {

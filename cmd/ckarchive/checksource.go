@@ -90,6 +90,7 @@ type sourceCheck struct {
 func (s *sourceCheck) add(r reason) { s.reasons = append(s.reasons, r) }
 
 func (s *sourceCheck) run(ctx context.Context, loc location) (err error) {
+	defer func() { err = errors.Join(err, s.closeBase()) }()
 	files, err := s.collect(ctx, loc)
 	if err != nil {
 		return err

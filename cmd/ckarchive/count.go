@@ -37,11 +37,11 @@ func (c *restoreCmd) countRules() []rule {
 // numbered is what the container number i of several is called.
 func numbered(name string, i int) string { return name + "-" + strconv.Itoa(i) }
 
-// several restores --count containers of one checkpoint, which is unpacked once. As with engines that are given
+// several restores --count containers of one checkpoint, which is unpacked once, as is its base image. As with engines that are given
 // several containers, one that fails is told of and leaves nothing, and the others live on.
 func (c *restoreCmd) several(ctx context.Context, a *app) (err error) {
 	m := &restore{cmd: c, app: a}
-	defer func() { err = cause(ctx, errors.Join(err, m.closeSource())) }()
+	defer func() { err = cause(ctx, errors.Join(err, m.closeSource(), m.closeBase())) }()
 	if err := m.open(ctx); err != nil {
 		return err
 	}
@@ -64,6 +64,9 @@ func (c *restoreCmd) several(ctx context.Context, a *app) (err error) {
 	defer func() { err = errors.Join(err, archive.RemoveTree(m.home)) }()
 	p := a.newProgress()
 	err = m.unpack(ctx, p, m.unpacked())
+	if err == nil {
+		err = m.shareBase(ctx, p)
+	}
 	p.close(err)
 	if err != nil {
 		return err
@@ -86,8 +89,10 @@ func (r *restore) copies(ctx context.Context) ([]*restore, error) {
 		if cmd.Name != "" {
 			cmd.Name = numbered(cmd.Name, i+1)
 		}
-		one := &restore{cmd: &cmd, app: r.app, loc: r.loc, head: r.head, template: filepath.Join(r.app.unnamedHome(), "archive")}
-		if err := one.judge(ctx, r.head); err != nil {
+		one := &restore{cmd: &cmd, app: r.app, loc: r.loc, head: r.head, base: r.base, template: filepath.Join(r.app.unnamedHome(), "archive")}
+		err := one.judge(ctx, r.head)
+		r.base = one.base
+		if err != nil {
 			return nil, err
 		}
 		if one.options.on("tcp-established") {

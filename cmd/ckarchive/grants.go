@@ -48,6 +48,12 @@ func (f grantFlags) grants() (policy.Grants, error) {
 	return g, nil
 }
 
+// grantedDevices tells of a device node whether it was granted.
+func (f grantFlags) grantedDevices() (func(name string) bool, error) {
+	g, err := f.grants()
+	return func(name string) bool { return g.Has("device:" + name) }, err
+}
+
 // readPolicy reads a file of grants, which nobody else may be able to change.
 func readPolicy(path string) (policy.Grants, error) {
 	b, err := os.ReadFile(path)

@@ -229,12 +229,12 @@ func (r *restore) checkMounts(context.Context) (string, error) {
 	return fmt.Sprintf("%d are mapped to paths of this host", len(r.cmd.MapMount)), nil
 }
 
-// checkSpace wants room for the unpacked archive and for the root file system beside it.
+// checkSpace wants room for the unpacked archive and for the root file systems beside it.
 func (r *restore) checkSpace(ctx context.Context) (string, error) {
-	need := r.unpackedNeed(ctx)
+	need := r.unpackedNeed(ctx) + r.baseNeed()
 	for _, m := range r.meta.Members {
 		if m.Name == archive.RootfsDiff && r.cmd.Rootfs == "" && !r.ownBundle() {
-			need += m.Size // it is applied before the unpacked archive is removed
+			need += m.Size * int64(max(r.cmd.Count, 1)) // it is applied before the unpacked archive is removed
 		}
 	}
 	if need == 0 {

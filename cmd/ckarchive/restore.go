@@ -44,7 +44,7 @@ func (restoreCmd) Help() string {
 }
 
 // Run implements the command.
-func (c *restoreCmd) Run(ctx context.Context, a *app) error {
+func (c *restoreCmd) Run(ctx context.Context, a *app) (err error) {
 	if err := needRoot("restore"); err != nil {
 		return err
 	}
@@ -58,6 +58,7 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 		return c.several(ctx, a)
 	}
 	r := &restore{cmd: c, app: a}
+	defer func() { err = errors.Join(err, r.closeBase()) }()
 	if err := r.prepare(ctx); err != nil {
 		return errors.Join(cause(ctx, err), r.closeSource())
 	}
@@ -126,6 +127,7 @@ type restore struct {
 	cached  *cached // nil until it is settled
 	// wasCached tells that the cache had it.
 	wasCached bool
+	base   *baseImage // nil unless --base names an image, and after its use
 	// template is an unpacked archive that this one shares with others; empty: none.
 	template string
 	shared   bool   // the memory of the unpacked archive is others' too, and must not be freed

@@ -92,6 +92,15 @@ func (b *Base) Differs(from archive.Base) string {
 	return ""
 }
 
+// Bytes is the length of the layers together, as they are stored.
+func (b *Base) Bytes() int64 {
+	n := int64(0)
+	for _, l := range b.manifest.Layers {
+		n += l.Size
+	}
+	return n
+}
+
 // Layers gives the layers to apply, from the lowest on, each as a tar, and checks each against the manifest and the
 // config before the next. apply does not keep its reader.
 func (b *Base) Layers(ctx context.Context, apply func(layer io.Reader) error) error {

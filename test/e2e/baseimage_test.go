@@ -33,6 +33,14 @@ func TestBaseImage(t *testing.T) {
 		r := two.restore(name, path, "--plain-http", "--base", base)
 		r.wellFrom(c)
 	}
+	all := two.copies("n", 1, 2)
+	several := two.ok("--progress", "plain", "restore", "--detach", "--count", "2", "--plain-http", "--id", two.id("n"), "--base", inRegistry, path)
+	if n := strings.Count(several.stderr, "base image"); n != 1 {
+		t.Errorf("for two containers the base image was unpacked %d times: %s", n, several)
+	}
+	for _, r := range all {
+		r.wellFrom(c)
+	}
 	for base, says := range map[string]string{
 		"oci-archive:" + other:                     "is not the one that the container was started from",
 		"oci:" + two.path("layout") + ":v2":        "v2",
