@@ -10,6 +10,8 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/ckarchive/ckarchive/archive"
 )
 
 // searchPath is where CRIU and the programs that it runs itself (tar, ip,
@@ -129,11 +131,11 @@ func (b Binary) Features(ctx context.Context) (Features, error) {
 // Check lets CRIU test whether this kernel has what it needs. What is missing
 // is in the error, an [*Error].
 func (b Binary) Check(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "ckarchive-check-")
+	dir, remove, err := archive.Scratch("")
 	if err != nil {
 		return fmt.Errorf("check criu: %w", err)
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // scratch; the answer is known
+	defer remove() //nolint:errcheck // the answer is known
 	return b.inDir(ctx, "check", rpc.CriuReqType_CHECK, dir, dir, checkLog)
 }
 

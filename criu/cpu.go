@@ -45,11 +45,11 @@ func (b Binary) CheckCPU(ctx context.Context, dir, scratch string, mode CPUMode)
 	if err != nil {
 		return nil, err
 	}
-	scratch, err = os.MkdirTemp(scratch, "ckarchive-cpu-")
+	scratch, remove, err := archive.Scratch(scratch)
 	if err != nil {
 		return nil, fmt.Errorf("compare the CPU: %w", err)
 	}
-	defer os.RemoveAll(scratch) //nolint:errcheck // scratch; the answer is known
+	defer remove() //nolint:errcheck // the answer is known
 	if err := b.CPUInfo(ctx, scratch); err != nil {
 		return nil, err
 	}

@@ -164,6 +164,12 @@ type nothing struct{}
 // Close implements [io.Closer].
 func (nothing) Close() error { return nil }
 
+// closerFunc closes by a call.
+type closerFunc func() error
+
+// Close implements [io.Closer].
+func (f closerFunc) Close() error { return f() }
+
 // unpackBase makes dir the root file system of the base image. Nothing is kept of the image itself.
 func (r *restore) unpackBase(ctx context.Context, dir string) error {
 	granted, err := r.cmd.grantedDevices()

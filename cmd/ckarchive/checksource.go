@@ -217,11 +217,11 @@ func (s *sourceCheck) images(ctx context.Context, files map[string][]byte) (err 
 		s.refused("criu", err)
 		return nil
 	}
-	dir, err := os.MkdirTemp("", "ckarchive-check-")
+	dir, remove, err := archive.Scratch("")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, archive.RemoveTree(dir)) }()
+	defer func() { err = errors.Join(err, remove()) }()
 	for name, content := range files {
 		if image, ok := strings.CutPrefix(name, archive.CheckpointDir+"/"); ok {
 			if err := os.WriteFile(filepath.Join(dir, filepath.Base(image)), content, 0o600); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 
 	"github.com/ckarchive/ckarchive/archive"
@@ -161,17 +162,15 @@ func (c *convertCmd) toCtr(ctx context.Context, a *app, in archive.Source, dest 
 // converted gives a checkpoint as a target restores it; with normalize, without the mounts that only its
 // engine makes.
 func (a *app) converted(ctx context.Context, src location, from sourceOptions, to foreign.ConvertOptions, normalize bool) (archive.Source, error) {
-	var made removed
+	var kept io.Closer
 	if src.kind == locationStream {
 		// It may have to be read twice.
-		stream, err := archive.NewReader(a.stdin, archive.ReaderOptions{})
+		replay := archive.NewReplay(a.stdin, "")
+		path, err := replay.Rest(ctx)
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, replay.Close())
 		}
-		if made, src.path, err = unpackStream(ctx, stream); err != nil {
-			return nil, err
-		}
-		src.kind = locationFile
+		src.kind, src.path, kept = locationFile, path, replay
 	}
 	open := func(ctx context.Context) (archive.Source, error) { return a.openSource(ctx, src, from) }
 	var in archive.Source
@@ -183,11 +182,11 @@ func (a *app) converted(ctx context.Context, src location, from sourceOptions, t
 	if errors.As(err, &missing) {
 		err = &usageError{err: err, hint: "say it with --base-image NAME, --base-id DIGEST or, in ckarchive convert, --container-id; podman image inspect --format '{{.Id}}' NAME prints the ID"}
 	}
-	if made == "" {
+	if kept == nil {
 		return in, err
 	}
 	if err != nil {
-		return nil, errors.Join(err, made.Close())
+		return nil, errors.Join(err, kept.Close())
 	}
-	return &ownedSource{Source: in, owner: made}, nil
+	return &ownedSource{Source: in, owner: kept}, nil
 }

@@ -83,46 +83,40 @@ func recognise(ctx context.Context, src location) (location, error) {
 }
 
 // openStream reads standard input. A checkpoint of another engine is not in the archive's
-// order: it is unpacked to be read again.
+// order: it is kept to be read again.
 func (a *app) openStream(ctx context.Context, opts foreign.Options) (archive.Source, error) {
 	if isTerminal(a.stdin) {
 		return nil, &usageError{errors.New("no archive is read from a terminal"), "pipe it to standard input, or name a file"}
 	}
-	stream, err := archive.NewReader(a.stdin, archive.ReaderOptions{Decrypt: a.decrypt})
+	replay := archive.NewReplay(a.stdin, "")
+	stream, err := archive.NewReader(replay, archive.ReaderOptions{Decrypt: a.decrypt})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, replay.Close())
 	}
 	head, rest, err := archive.Peek(ctx, stream)
 	if err != nil {
-		return nil, errors.Join(err, stream.Close())
+		return nil, errors.Join(err, stream.Close(), replay.Close())
 	}
 	if _, own := head[archive.MetadataFile]; own {
+		if err := replay.Close(); err != nil {
+			return nil, errors.Join(err, rest.Close())
+		}
 		return rest, nil
 	}
-	made, unpacked, err := unpackStream(ctx, rest)
+	if err := rest.Close(); err != nil {
+		return nil, errors.Join(err, replay.Close())
+	}
+	path, err := replay.Rest(ctx)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, replay.Close())
 	}
 	in, err := foreign.Open(ctx, func(context.Context) (archive.Source, error) {
-		return archive.OpenDir(unpacked, archive.DirOptions{})
+		return archive.OpenFile(path, archive.ReaderOptions{Decrypt: a.decrypt})
 	}, opts)
 	if err != nil {
-		return nil, errors.Join(err, made.Close())
+		return nil, errors.Join(err, replay.Close())
 	}
-	return &ownedSource{Source: in, owner: made}, nil
-}
-
-// unpackStream unpacks a stream, which it closes, into a directory below the one that it gives.
-func unpackStream(ctx context.Context, stream archive.Source) (removed, string, error) {
-	dir, err := os.MkdirTemp("", "ckarchive-stream-")
-	if err != nil {
-		return "", "", errors.Join(err, stream.Close())
-	}
-	unpacked := filepath.Join(dir, "checkpoint")
-	if err := errors.Join(unpackTo(ctx, unpacked, stream), stream.Close()); err != nil {
-		return "", "", errors.Join(err, removed(dir).Close())
-	}
-	return removed(dir), unpacked, nil
+	return &ownedSource{Source: in, owner: replay}, nil
 }
 
 func unpackTo(ctx context.Context, dir string, src archive.Source) (err error) {

@@ -306,11 +306,11 @@ func inspectImages(ctx context.Context, files map[string][]byte) (in *criu.Inspe
 
 // withImages gives f a directory of the images in files, which is removed afterwards.
 func withImages(files map[string][]byte, f func(dir string) error) (err error) {
-	dir, err := os.MkdirTemp("", "ckarchive-inspect-")
+	dir, remove, err := archive.Scratch("")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, archive.RemoveTree(dir)) }()
+	defer func() { err = errors.Join(err, remove()) }()
 	for name, content := range files {
 		image, ok := strings.CutPrefix(name, archive.CheckpointDir+"/")
 		if !ok || strings.Contains(image, "/") {

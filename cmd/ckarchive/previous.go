@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -19,38 +20,37 @@ type previousFlag struct {
 
 // joined gives the source as it is, or, with --import-previous, a directory with both parts of the checkpoint. The caller closes
 // what is given with it.
-func (f *previousFlag) joined(ctx context.Context, src location) (_ location, _ removed, err error) {
+func (f *previousFlag) joined(ctx context.Context, src location) (_ location, both io.Closer, err error) {
 	if f.ImportPrevious == "" {
-		return src, "", nil
+		return src, nothing{}, nil
 	}
 	if src.kind != locationFile {
-		return src, "", usagef("--import-previous belongs to an archive file, and %s is none", src.text)
+		return src, nothing{}, usagef("--import-previous belongs to an archive file, and %s is none", src.text)
 	}
-	dir, err := os.MkdirTemp("", "ckarchive-joined-")
+	dir, remove, err := archive.Scratch("")
 	if err != nil {
-		return src, "", err
+		return src, nothing{}, err
 	}
-	both := removed(dir)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, both.Close())
+			err = errors.Join(err, remove())
 		}
 	}()
 	whole, before := filepath.Join(dir, "checkpoint"), filepath.Join(dir, "previous")
 	for _, part := range [][2]string{{f.ImportPrevious, before}, {src.path, whole}} {
 		if err := unpackPart(ctx, part[0], part[1]); err != nil {
-			return src, "", fmt.Errorf("read %s: %w", part[0], err)
+			return src, nothing{}, fmt.Errorf("read %s: %w", part[0], err)
 		}
 	}
 	images := filepath.Join(before, foreign.PreCheckpointDir)
 	if _, err := os.Stat(images); err != nil {
-		return src, "", fmt.Errorf("%w: %s was not made with --pre-checkpoint: it has no %s", archive.ErrNotArchive, f.ImportPrevious, foreign.PreCheckpointDir)
+		return src, nothing{}, fmt.Errorf("%w: %s was not made with --pre-checkpoint: it has no %s", archive.ErrNotArchive, f.ImportPrevious, foreign.PreCheckpointDir)
 	}
 	if err := criu.JoinParent(ctx, filepath.Join(whole, archive.CheckpointDir), images); err != nil {
-		return src, "", err
+		return src, nothing{}, err
 	}
 	src.path = whole
-	return src, both, nil
+	return src, closerFunc(remove), nil
 }
 
 // unpackPart unpacks an archive of Podman without the link to the other one.

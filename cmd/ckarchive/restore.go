@@ -127,7 +127,7 @@ type restore struct {
 	cached  *cached // nil until it is settled
 	// wasCached tells that the cache had it.
 	wasCached bool
-	base   *baseImage // nil unless --base names an image, and after its use
+	base      *baseImage // nil unless --base names an image, and after its use
 	// template is an unpacked archive that this one shares with others; empty: none.
 	template string
 	shared   bool   // the memory of the unpacked archive is others' too, and must not be freed

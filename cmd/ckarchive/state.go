@@ -68,6 +68,7 @@ func (a *app) recoverAll(ctx context.Context) error {
 // recoverWork settles what killed exports and restores left. busy are the restores at which a
 // process is still at work.
 func (a *app) recoverWork(ctx context.Context) (done []capture.Recovery, busy []string, err error) {
+	archive.RemoveScratch("")
 	if done, err = a.recoverCaptures(ctx); err != nil {
 		return nil, nil, err
 	}
