@@ -544,3 +544,33 @@ func TestCheckZombieThread(t *testing.T) {
 		t.Error("a zombie of two threads: no error")
 	}
 }
+
+// What a container of this host had here it may have again, restored by a runtime or directly: a task that runs in real time
+// with limits of who started it, and a watch on a file that is known by its handle alone.
+func TestOwnImages(t *testing.T) {
+	realTime := filtered(0)
+	realTime.ThreadCore.SchedPolicy = proto.Uint32(unix.SCHED_RR)
+	for name, image := range map[string]struct {
+		file  string
+		magic uint32
+		entry proto.Message
+	}{
+		"real time": {"core-1.img", magicCore, realTime},
+		"handle":    {FilesImage, magicFiles, watching("")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := confinedSet(t)
+			s[image.file] = encode(t, image.magic, image.entry)
+			dir, spec := writeSet(t, s), confinedSpec()
+			for _, own := range []bool{true, false} {
+				_, err := Check(t.Context(), dir, CheckOptions{Spec: spec, Own: own})
+				r := &restore{opts: RestoreOptions{Spec: spec, Rootfs: t.TempDir(), ImagesDir: dir, WorkDir: t.TempDir(), CgroupPath: "/x", Own: own}}
+				for what, err := range map[string]error{"check": err, "direct restore": r.prepare(t.Context())} {
+					if refused := errors.Is(err, archive.ErrRejected); refused == own || own && err != nil {
+						t.Errorf("%s of images of this host (%t): error %v", what, own, err)
+					}
+				}
+			}
+		})
+	}
+}

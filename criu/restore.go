@@ -44,6 +44,8 @@ type RestoreOptions struct {
 	// ConsumeImages frees the memory in the images as it is restored: a restore takes the room of
 	// the memory once and not twice. The images are worthless afterwards.
 	ConsumeImages bool
+	// Own is that of [CheckOptions]: the images were made on this host.
+	Own bool
 	// OnSetupNamespaces runs when the namespaces are there and the tasks are not
 	// yet, with the PID of the first process: the time to set up its network.
 	OnSetupNamespaces func(ctx context.Context, pid int) error
@@ -139,7 +141,7 @@ func (r *restore) prepare(ctx context.Context) error {
 		return err
 	}
 	// CRIU trusts images; see Check.
-	if _, err := Check(ctx, o.ImagesDir, CheckOptions{Spec: o.Spec}); err != nil {
+	if _, err := Check(ctx, o.ImagesDir, CheckOptions{Spec: o.Spec, Own: o.Own}); err != nil {
 		return err
 	}
 	return ShareImages(o.ImagesDir, o.Spec)

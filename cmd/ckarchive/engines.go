@@ -149,7 +149,7 @@ func (r *restore) criuOptions(images string, spec *specs.Spec, files map[string]
 		CgroupPath:    cmp.Or(r.cmd.CgroupPath, "/ckarchive/"+r.id),
 		ConsoleSocket: r.cmd.ConsoleSocket, MountMap: r.mountSources(),
 		WeakSysctls: r.cmd.WeakSysctls, LSMProfile: r.cmd.LSMProfile, LSMMountContext: r.cmd.LSMMountContext,
-		External: r.cmd.External, Files: files, Veth: veth, ConsumeImages: r.consumes(),
+		External: r.cmd.External, Files: files, Veth: veth, ConsumeImages: r.consumes(), Own: r.own,
 	}
 	o.ConfigFile = r.cmd.CRIUConfig
 	return o, err
