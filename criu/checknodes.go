@@ -154,9 +154,16 @@ func walkTmpfs(ctx context.Context, dir, name string, f func(*tar.Header) error)
 	if size == 0 {
 		return nil // nothing was in it
 	}
-	content, _, err := archive.Decompress(image)
-	if err != nil {
+	// The end of ctx ends the reading with an error too.
+	rejected := func(err error) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		return imageError(name, "%w", err)
+	}
+	content, _, err := archive.Decompress(archive.ContextReader(ctx, image))
+	if err != nil {
+		return rejected(err)
 	}
 	defer content.Close() //nolint:errcheck // read side
 	limited := &io.LimitedReader{R: content, N: maxTmpfsBytes}
@@ -173,7 +180,7 @@ func walkTmpfs(ctx context.Context, dir, name string, f func(*tar.Header) error)
 			return nil
 		}
 		if err != nil {
-			return imageError(name, "%w", err)
+			return rejected(err)
 		}
 		err = plainHeader(h)
 		if err == nil {

@@ -37,7 +37,7 @@ func JoinParent(ctx context.Context, dir, parent string) error {
 		if !m.needsParent {
 			continue
 		}
-		if err := m.join(dir, parent); err != nil {
+		if err := m.join(ctx, dir, parent); err != nil {
 			return fmt.Errorf("join %s with the images before it: %w", name, err)
 		}
 	}
@@ -76,7 +76,7 @@ func inParent(e *pagemap.PagemapEntry) bool {
 }
 
 // join writes the pages file anew, with the pages of the parent, and a map in which they are as any other.
-func (m *pageMap) join(dir, parent string) (err error) {
+func (m *pageMap) join(ctx context.Context, dir, parent string) (err error) {
 	before, err := readMap(parent, m.name)
 	if err != nil {
 		return missing(m.name, err)
@@ -101,6 +101,9 @@ func (m *pageMap) join(dir, parent string) (err error) {
 	defer func() { err = errors.Join(err, out.Close()) }()
 	w := bufio.NewWriterSize(out, 1<<20)
 	for _, e := range m.entries {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		switch {
 		case inParent(e):
 			err = before.copyPages(w, old, e.GetVaddr(), e.GetNrPages())

@@ -1,7 +1,11 @@
 package criu
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/rand"
 	"errors"
 	"os"
 	"path/filepath"
@@ -63,6 +67,46 @@ func TestJoinParent(t *testing.T) {
 	if err != nil || len(entries) != len(now) {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
+}
+
+// interruptedContext ends when it has been asked a few times.
+type interruptedContext struct {
+	context.Context
+	left int
+}
+
+func (c *interruptedContext) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// An interrupt is heard in the middle of one large map or file, and is no fault of the images.
+func TestReadingIsInterrupted(t *testing.T) {
+	t.Run("join", func(t *testing.T) {
+		before := map[string][]byte{"pagemap-1.img": encode(t, magicPagemap, pagemapHead(1), pages(0x1000, 9, pagePresent)), "pages-1.img": content("abcdefghi")}
+		now := map[string][]byte{"pagemap-1.img": encode(t, magicPagemap, pagemapHead(1), pages(0x1000, 1, pageInParent), pages(0x3000, 1, pageInParent), pages(0x5000, 1, pageInParent))}
+		err := JoinParent(&interruptedContext{t.Context(), 3}, writeImages(t, now), writeImages(t, before))
+		if !errors.Is(err, context.Canceled) || errors.Is(err, archive.ErrRejected) {
+			t.Errorf("error %v, want only the interrupt", err)
+		}
+	})
+	t.Run("tmpfs", func(t *testing.T) {
+		var image bytes.Buffer
+		z := gzip.NewWriter(&image)
+		w := tar.NewWriter(z)
+		random := make([]byte, 2<<20) // which cannot be packed
+		_, _ = rand.Read(random)
+		must(t, w.WriteHeader(&tar.Header{Name: "./x", Typeflag: tar.TypeReg, Mode: 0o600, Size: int64(len(random))}))
+		_, err := w.Write(random)
+		must(t, errors.Join(err, w.Close(), z.Close()))
+		dir := writeImages(t, map[string][]byte{"tmpfs-dev-1.tar.gz.img": image.Bytes()})
+		err = checkTmpfs(&interruptedContext{t.Context(), 4}, dir, "tmpfs-dev-1.tar.gz.img", nil)
+		if !errors.Is(err, context.Canceled) || errors.Is(err, archive.ErrRejected) {
+			t.Errorf("error %v, want only the interrupt", err)
+		}
+	})
 }
 
 func TestJoinParentRejects(t *testing.T) {
