@@ -259,19 +259,3 @@ func explain(lines []string) (knownCause, bool) {
 	}
 	return knownCause{}, false
 }
-
-// Cause is a known cause of a failure.
-type Cause struct {
-	Code   string `json:"code"`
-	Cause  string `json:"cause"`
-	Remedy string `json:"remedy"`
-	Option string `json:"option,omitempty"`
-}
-
-// Explain looks up the cause of a failure in a log that another program left
-// ([runc checkpoint], say), and gives the failing lines along with it.
-func Explain(logPath string) (c Cause, lines []string, known bool) {
-	lines, all := logErrors(logPath)
-	row, known := explain(all)
-	return Cause{Code: row.code, Cause: row.cause, Remedy: row.remedy, Option: row.option}, lines, known
-}

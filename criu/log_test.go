@@ -104,21 +104,9 @@ func TestExplainUnderOtherNames(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "dump.log")
 		must(t, os.WriteFile(path, []byte("(00.05) "+line+"\n"), 0o600))
-		if c, _, _ := Explain(path); c.Code != want {
-			t.Errorf("%q is explained as %q, want %q", line, c.Code, want)
+		if e := newError("dump", path, nil); e.Code != want {
+			t.Errorf("%q is explained as %q, want %q", line, e.Code, want)
 		}
-	}
-}
-
-func TestExplainFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "dump.log")
-	must(t, os.WriteFile(path, []byte("(00.02) Error (criu/file-lock.c:111): Some file locks are hold by dumping tasks! You can try --file-locks to dump them.\n"), 0o600))
-	c, lines, known := Explain(path)
-	if !known || c.Code != "file-locks" || c.Option != "file-locks" || len(lines) != 1 {
-		t.Errorf("got %+v, %q, %v", c, lines, known)
-	}
-	if _, _, known := Explain(path + "x"); known {
-		t.Error("a missing log is explained")
 	}
 }
 
