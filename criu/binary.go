@@ -172,13 +172,19 @@ func (b Binary) ask(ctx context.Context, req *rpc.CriuReq) (*rpc.CriuResp, error
 // namespaces.
 func Programs() (missing []string) {
 	for _, name := range []string{"tar", "gzip", "ip", "iptables-restore", "iptables-save"} {
-		found := false
-		for dir := range strings.SplitSeq(searchPath, ":") {
-			found = found || executable(filepath.Join(dir, name)) == nil
-		}
-		if !found {
+		if findProgram(name) == "" {
 			missing = append(missing, name)
 		}
 	}
 	return missing
+}
+
+// findProgram gives the path of a program that CRIU would find; empty if there is none.
+func findProgram(name string) string {
+	for dir := range strings.SplitSeq(searchPath, ":") {
+		if path := filepath.Join(dir, name); executable(path) == nil {
+			return path
+		}
+	}
+	return ""
 }

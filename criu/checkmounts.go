@@ -129,7 +129,7 @@ func (r mountRules) options(at string) []string {
 		options = []string{"ro"}
 	}
 	for _, s := range r.spec.Mounts {
-		if isBind(s) && path.Clean(s.Destination) == at {
+		if archive.IsBind(s) && path.Clean(s.Destination) == at {
 			options = s.Options // the last one is on top
 		}
 	}

@@ -22,7 +22,7 @@ const stdioCount = 3
 // devNull is what descriptors.json says for a descriptor without an outside end.
 const devNull = "/dev/null"
 
-// task is an open file of a task, as /proc shows it.
+// openFile is an open file of a task, as /proc shows it.
 type openFile struct {
 	pid, fd int
 	link    string // "pipe:[123]", "/var/log/x"

@@ -1,7 +1,6 @@
 package criu
 
 import (
-	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -116,16 +115,14 @@ func withoutMounts(dir, name string, mountpoints []string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // read side
-	out := binary.LittleEndian.AppendUint32(nil, magicCommon)
-	out = binary.LittleEndian.AppendUint32(out, magicMounts)
+	out := newImage(magicMounts)
 	err = walkImage(f, name, size, magicMounts, func(b []byte) error {
 		var m mnt.MntEntry
 		if err := proto.Unmarshal(b, &m); err != nil {
 			return imageError(name, "%w", err)
 		}
 		if !isDropped(&m, mountpoints) {
-			out = binary.LittleEndian.AppendUint32(out, uint32(len(b))) //nolint:gosec // at most MaxImageEntryBytes
-			out = append(out, b...)
+			out = appendEntry(out, b)
 		}
 		return nil
 	})

@@ -98,15 +98,11 @@ func specBind(spec *specs.Spec, dest string) (source string, ok bool) {
 		return "", false
 	}
 	for _, m := range spec.Mounts {
-		if isBind(m) && path.Clean(m.Destination) == dest {
+		if archive.IsBind(m) && path.Clean(m.Destination) == dest {
 			source, ok = m.Source, true // the last one is on top
 		}
 	}
 	return source, ok
-}
-
-func isBind(m specs.Mount) bool {
-	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
 // markDirectories notes which external mounts are directories. Paths are

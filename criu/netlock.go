@@ -298,12 +298,7 @@ func (l *netLock) namesOurs(table string) bool {
 // filterTool runs one of the programs that CRIU locks the network with, in the network namespace of the
 // calling thread, and gives what it prints.
 func filterTool(ctx context.Context, input, name string, args ...string) (string, error) {
-	path := ""
-	for dir := range strings.SplitSeq(searchPath, ":") {
-		if p := filepath.Join(dir, name); path == "" && executable(p) == nil {
-			path = p
-		}
-	}
+	path := findProgram(name)
 	if path == "" {
 		return "", fmt.Errorf("%s: %w", name, exec.ErrNotFound)
 	}

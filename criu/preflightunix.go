@@ -4,13 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/ckarchive/ckarchive/archive"
@@ -36,26 +33,13 @@ type unixSocket struct {
 // unixSocketsOf gives the unix sockets of the network namespace of a process by
 // their inode, as CRIU sees them.
 func unixSocketsOf(pid int) (map[uint32]unixSocket, error) {
-	ns, err := os.Open(procPath(pid, "ns", "net"))
-	if err != nil {
-		return nil, fmt.Errorf("list unix sockets: %w", err)
-	}
-	defer ns.Close() //nolint:errcheck // read side
 	var found map[uint32]unixSocket
-	var thread errgroup.Group
-	thread.Go(func() error {
-		runtime.LockOSThread() // for good: the thread stays in the other namespace until it ends
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("list unix sockets: enter network namespace of process %d: %w", pid, err)
-		}
-		var err error
-		if found, err = unixSocketsHere(); err != nil {
-			return fmt.Errorf("list unix sockets of process %d: %w", pid, err)
-		}
-		return nil
+	err := inNetwork(pid, func() (err error) {
+		found, err = unixSocketsHere()
+		return err
 	})
-	if err := thread.Wait(); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, fmt.Errorf("list unix sockets of process %d: %w", pid, err)
 	}
 	return found, nil
 }

@@ -85,13 +85,8 @@ func Strays(pid int) ([]int, error) {
 // ended is taken for one: there is nothing of it to lose.
 func descends(pid, ancestor int) bool {
 	for range maxTasks {
-		b, err := os.ReadFile(procPath(pid, "stat"))
-		if err != nil {
-			return true
-		}
-		_, rest, _ := strings.Cut(string(b[max(0, strings.LastIndexByte(string(b), ')')):]), " ")
-		f := strings.Fields(rest)
-		if len(f) < 2 {
+		f, err := statFields(pid)
+		if err != nil || len(f) < 2 {
 			return true
 		}
 		if pid, err = strconv.Atoi(f[1]); err != nil || pid <= 1 {
@@ -104,28 +99,31 @@ func descends(pid, ancestor int) bool {
 	return false
 }
 
-// alive tells whether a process is there and no zombie.
-func alive(pid int) bool {
+// statFields gives the fields of /proc/PID/stat behind the name of the process: the state first, the third of all. The
+// name in parentheses may hold anything, spaces and parentheses too.
+func statFields(pid int) ([]string, error) {
 	b, err := os.ReadFile(procPath(pid, "stat"))
 	if err != nil {
-		return false
+		return nil, err
 	}
-	_, rest, _ := strings.Cut(string(b[max(0, strings.LastIndexByte(string(b), ')')):]), " ")
-	return rest != "" && rest[0] != 'Z' && rest[0] != 'X'
+	return strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:])), nil
+}
+
+// alive tells whether a process is there and no zombie.
+func alive(pid int) bool {
+	f, err := statFields(pid)
+	return err == nil && len(f) > 0 && f[0] != "Z" && f[0] != "X"
 }
 
 // startTime gives when a process was started, in clock ticks since boot. With
 // the PID it names a process for good.
 func startTime(pid int) (uint64, error) {
-	b, err := os.ReadFile(procPath(pid, "stat"))
+	f, err := statFields(pid)
 	if err != nil {
 		return 0, fmt.Errorf("read start time of process %d: %w", pid, err)
 	}
-	// The name in parentheses may hold anything, spaces and parentheses too.
-	_, rest, ok := strings.Cut(string(b[max(0, strings.LastIndexByte(string(b), ')')):]), " ")
-	f := strings.Fields(rest)
-	const field = 22 - 3 // counted from the state, the third
-	if !ok || len(f) <= field {
+	const field = 22 - 3
+	if len(f) <= field {
 		return 0, fmt.Errorf("read start time of process %d: malformed stat", pid)
 	}
 	return strconv.ParseUint(f[field], 10, 64)
