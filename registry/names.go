@@ -270,6 +270,22 @@ func (s *Store) Untag(ctx context.Context, name string) error {
 	}))
 }
 
+// Names tells all names in alphabetical order, and reads nothing but the index.
+func (s *Store) Names() ([]string, error) {
+	index, err := s.readIndex()
+	if err != nil {
+		return nil, opError("list", s.dir, err)
+	}
+	var names []string
+	for _, d := range index.Manifests {
+		if name := nameOf(d); name != "" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
 // List tells all names in alphabetical order, with what their manifests say of
 // themselves. A manifest that is damaged does not hide the others.
 func (s *Store) List(ctx context.Context) ([]Named, error) {

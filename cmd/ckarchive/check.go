@@ -19,7 +19,7 @@ import (
 // checkCmd tells what this host can do, what stands in the way of one container's dump, or of a
 // checkpoint's restore here.
 type checkCmd struct {
-	Target string `arg:"" optional:"" name:"container|src" help:"Container to look at, by ID, prefix or name, or checkpoint; without it, this host is checked."`
+	Target string `arg:"" optional:"" name:"container|src" predictor:"any" help:"Container to look at, by ID, prefix or name, or checkpoint; without it, this host is checked."`
 	targetFlags
 	restoreFlags
 	acceptFlags

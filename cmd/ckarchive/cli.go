@@ -10,7 +10,6 @@ import (
 	"slices"
 
 	"github.com/alecthomas/kong"
-	kongcompletion "github.com/jotaen/kong-completion"
 
 	"github.com/ckarchive/ckarchive/archive/crypt"
 	"github.com/ckarchive/ckarchive/registry"
@@ -133,7 +132,9 @@ func (a *app) main(ctx context.Context, args []string) (status int) {
 		return a.fail(err)
 	}
 	a.parser = parser
-	kongcompletion.Register(parser)
+	if a.completed(ctx, parser) {
+		return 0
+	}
 	kctx, err := parser.Parse(helped(args))
 	if a.profileErr != nil {
 		return a.fail(a.profileErr)

@@ -14,7 +14,7 @@ import (
 
 // convertCmd writes a checkpoint as another engine reads it.
 type convertCmd struct {
-	Source string `arg:"" name:"src" help:"The checkpoint, of any engine."`
+	Source string `arg:"" name:"src" predictor:"checkpoint" help:"The checkpoint, of any engine."`
 	Dest   string `arg:"" help:"Where it goes: a file or -; an image to oci:DIR[:TAG] or a name of the local store."`
 	To     string `help:"Who is to read it: ${enum}." enum:"universal,podman,cri-o,containerd,image,ctr" default:"universal"`
 	knownFlags

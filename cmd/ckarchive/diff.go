@@ -17,8 +17,8 @@ import (
 
 // diffCmd compares two checkpoints.
 type diffCmd struct {
-	A           string `arg:"" name:"a" help:"The first checkpoint, usually the older one."`
-	B           string `arg:"" name:"b" help:"The second checkpoint."`
+	A           string `arg:"" name:"a" predictor:"checkpoint" help:"The first checkpoint, usually the older one."`
+	B           string `arg:"" name:"b" predictor:"checkpoint" help:"The second checkpoint."`
 	Format      string `help:"Form of the output: ${enum}." enum:"table,json,tree" default:"table"`
 	ExitCode    bool   `help:"Exit with status 1 if they differ."`
 	ShowSecrets bool   `help:"Do not mask what may be a secret in the environment."`

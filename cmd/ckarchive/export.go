@@ -17,7 +17,7 @@ import (
 
 // exportCmd freezes, dumps, archives, and then stops or resumes.
 type exportCmd struct {
-	Container string `arg:"" help:"ID, three or more characters that only its ID begins with, or the name that its engine gives it."`
+	Container string `arg:"" predictor:"container" help:"ID, three or more characters that only its ID begins with, or the name that its engine gives it."`
 	Dest      string `arg:"" help:"Where the archive goes."`
 
 	runtimeFlags
@@ -41,7 +41,7 @@ type exportCmd struct {
 
 // runtimeFlags choose a runtime.
 type runtimeFlags struct {
-	Runtime     string `help:"Name or path of the OCI runtime: runc, crun, youki, runsc, direct." env:"CKARCHIVE_RUNTIME" placeholder:"NAME|PATH"`
+	Runtime     string `predictor:"runtime" help:"Name or path of the OCI runtime: runc, crun, youki, runsc, direct." env:"CKARCHIVE_RUNTIME" placeholder:"NAME|PATH"`
 	RuntimeRoot string `help:"State directory of the runtime." env:"CKARCHIVE_RUNTIME_ROOT" type:"path" placeholder:"DIR"`
 }
 

@@ -10,7 +10,7 @@ import (
 
 // flattenCmd stores a checkpoint whole that was stored as changes of others.
 type flattenCmd struct {
-	Source string `arg:"" name:"src" help:"A name or digest of the local store."`
+	Source string `arg:"" name:"src" predictor:"name" help:"A name or digest of the local store."`
 	Name   string `arg:"" optional:"" help:"Name of the whole checkpoint; by default that of SRC."`
 	encryptFlags
 }

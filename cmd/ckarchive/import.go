@@ -10,7 +10,7 @@ import (
 
 // importCmd brings an archive into the local store.
 type importCmd struct {
-	Source string `arg:"" name:"src" help:"The checkpoint, of any engine: a file, a directory, -, oci:DIR[:TAG] or oci-archive:FILE[:TAG]."`
+	Source string `arg:"" name:"src" predictor:"checkpoint" help:"The checkpoint, of any engine: a file, a directory, -, oci:DIR[:TAG] or oci-archive:FILE[:TAG]."`
 	Name   string `arg:"" optional:"" help:"Its name in the store; by default that of the container."`
 	knownFlags
 	Bundle string `help:"Bundle of the container, for images that come without its configuration." type:"path" placeholder:"DIR"`

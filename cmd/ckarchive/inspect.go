@@ -21,7 +21,7 @@ import (
 
 // inspectCmd shows what a checkpoint holds.
 type inspectCmd struct {
-	Source string `arg:"" name:"src" help:"The checkpoint."`
+	Source string `arg:"" name:"src" predictor:"checkpoint" help:"The checkpoint."`
 	Tree   bool   `help:"Show processes, memory, open files, sockets and mounts."`
 	Format string `help:"Form of the output: ${enum}." enum:"table,json,tree" default:"table"`
 	Env    bool   `help:"Show the environment that the container was started with."`

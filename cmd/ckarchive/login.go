@@ -8,8 +8,6 @@ import (
 	"io"
 	"strings"
 
-	"github.com/alecthomas/kong"
-	kongcompletion "github.com/jotaen/kong-completion"
 	"golang.org/x/term"
 )
 
@@ -83,14 +81,4 @@ func (c *logoutCmd) Run(ctx context.Context, a *app) error {
 	}
 	a.say("credentials for %s are removed", c.Registry)
 	return nil
-}
-
-// completionCmd prints shell code: source <(ckarchive completion bash).
-type completionCmd struct {
-	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
-}
-
-// Run implements the command.
-func (c *completionCmd) Run(kctx *kong.Context) error {
-	return (&kongcompletion.Completion{Shell: c.Shell, Code: true}).Run(kctx)
 }

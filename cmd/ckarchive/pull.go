@@ -16,7 +16,7 @@ import (
 
 // pullCmd fetches a checkpoint.
 type pullCmd struct {
-	Remote string `arg:"" help:"HOST/REPO:TAG[@DIGEST]."`
+	Remote string `arg:"" predictor:"name" help:"HOST/REPO:TAG[@DIGEST]."`
 	Dest   string `arg:"" optional:"" help:"Where it goes; the local store by default."`
 	remoteFlags
 	Compress string `help:"zstd, gzip or none, when DEST is a file." placeholder:"NAME" env:"CKARCHIVE_COMPRESS"`

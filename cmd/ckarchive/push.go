@@ -15,7 +15,7 @@ import (
 
 // pushCmd sends a checkpoint to a registry or into an OCI layout.
 type pushCmd struct {
-	Source string `arg:"" name:"src" help:"The checkpoint."`
+	Source string `arg:"" name:"src" predictor:"checkpoint" help:"The checkpoint."`
 	Remote string `arg:"" help:"HOST/REPO:TAG, oci:DIR[:TAG] or oci-archive:FILE[:TAG]."`
 	formFlags
 	Parent string `help:"Earlier checkpoint in the local store of which only the changes are stored, when SRC is a file; by default the last one of the container that the target has as well." placeholder:"REF"`

@@ -20,7 +20,7 @@ import (
 
 // restoreCmd makes a running container of an archive.
 type restoreCmd struct {
-	Source string `arg:"" name:"src" help:"The checkpoint."`
+	Source string `arg:"" name:"src" predictor:"checkpoint" help:"The checkpoint."`
 
 	targetFlags
 	intoFlags

@@ -12,7 +12,7 @@ import (
 
 // rmCmd removes names.
 type rmCmd struct {
-	Names []string `arg:"" name:"name" help:"Names or digests of the local store."`
+	Names []string `arg:"" name:"name" predictor:"name" help:"Names or digests of the local store."`
 }
 
 // Run implements the command.

@@ -14,7 +14,7 @@ import (
 
 // signCmd vouches for a checkpoint.
 type signCmd struct {
-	Source string `arg:"" name:"src" help:"What is signed: a name, oci:DIR[:TAG], or a file."`
+	Source string `arg:"" name:"src" predictor:"checkpoint" help:"What is signed: a name, oci:DIR[:TAG], or a file."`
 	Key    string `required:"" help:"Private key: ECDSA P-256 in PEM, as cosign generate-key-pair and openssl make it." type:"path" placeholder:"FILE"`
 	Local  bool   `help:"Sign what the local store has, and leave it to ckarchive push to send the signature."`
 	Force  bool   `short:"f" help:"Replace the signature of a file."`

@@ -8,7 +8,7 @@ import (
 
 // tagCmd gives a checkpoint another name.
 type tagCmd struct {
-	Source string `arg:"" name:"src" help:"A name or digest of the local store."`
+	Source string `arg:"" name:"src" predictor:"name" help:"A name or digest of the local store."`
 	Name   string `arg:"" help:"The new name."`
 }
 

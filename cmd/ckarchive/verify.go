@@ -13,7 +13,7 @@ import (
 
 // verifyCmd proves a checkpoint.
 type verifyCmd struct {
-	Source string   `arg:"" name:"src" help:"The checkpoint."`
+	Source string   `arg:"" name:"src" predictor:"checkpoint" help:"The checkpoint."`
 	Pull   string   `help:"When a registry is asked: ${enum}." enum:"missing,always,never" default:"missing"`
 	Key    []string `help:"Public key of which one has to have signed it; may be repeated. By default the trust file says it." sep:"none" placeholder:"FILE"`
 	remoteFlags

@@ -22,6 +22,24 @@ func (r Runtime) List(ctx context.Context) ([]*Container, error) {
 	return s.askAll(ctx, sighted)
 }
 
+// Sighted gives the containers of all runtimes and engines as their state directories and files name them, without a
+// Status and a PID: it asks no runtime, and leaves out what it cannot read.
+func Sighted(opts FindOptions) []*Container {
+	tiers, err := opts.places()
+	if err != nil {
+		return nil
+	}
+	s := newSurvey(opts.Host.here())
+	var sighted []*Container
+	for _, tier := range tiers {
+		for _, p := range tier {
+			list, _ := s.sight(p)
+			sighted = append(sighted, list...)
+		}
+	}
+	return sighted
+}
+
 // All gives the containers of all runtimes and engines. Those that cannot be read are left
 // out and part of the error; the others are given all the same.
 func All(ctx context.Context, opts FindOptions) ([]*Container, error) {
