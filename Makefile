@@ -62,7 +62,7 @@ root-tests:
 	CI=true CKARCHIVE_ROOT_TESTS=1 go test -count=1 -timeout 20m $(UNIT)
 
 e2e:
-	CI=true go test -count=1 -timeout 20m ./test/...
+	CI=true go test -count=1 -timeout 60m ./test/...
 
 matrix: ## Print which archives go where: every runtime and engine, cgroups v1 and v2
 	test/setup matrix

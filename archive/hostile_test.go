@@ -178,6 +178,9 @@ func TestHostileTar(t *testing.T) {
 	if err := os.WriteFile(host, []byte(secret), 0o640); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(host, 0o640); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
 	for _, h := range append(hostileNames(canary), hostileStructure()...) {
 		for _, prefix := range []string{"", "./"} {
 			for _, c := range archive.Compressions {

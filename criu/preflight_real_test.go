@@ -77,7 +77,7 @@ func withSocket(t *testing.T, network string) specOption {
 // socketDir binds a directory of this host to /sockets.
 func socketDir(t *testing.T) specOption {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "preflight") // a socket's path is short
+	dir, err := os.MkdirTemp("/tmp", "preflight") // a socket's path is short
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return withMount(specs.Mount{Destination: "/sockets", Type: "bind", Source: dir, Options: []string{"rbind"}})

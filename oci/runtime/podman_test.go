@@ -37,7 +37,16 @@ func requirePodman(t *testing.T) podman {
 		}
 		t.Skipf("needs %s to run containers of Podman", strings.Join(missing, ", "))
 	}
-	dir := t.TempDir()
+	// Podman allows 50 characters for the name of its run root.
+	dir, err := os.MkdirTemp("/tmp", "podman")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	p := podman{t: t, dir: dir, args: []string{
 		"--root", filepath.Join(dir, "graph"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
 		"--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
@@ -104,7 +113,7 @@ func TestRealPodman(t *testing.T) {
 		t.Fatal(err)
 	}
 	image := strings.TrimPrefix(p.feed(tar, "import", "-", "localhost/ckarchive-engines:1"), "sha256:")
-	name := "ckarchive-" + filepath.Base(filepath.Dir(p.dir))
+	name := "ckarchive-" + filepath.Base(p.dir)
 	for _, tt := range []struct {
 		name, image string
 		what        []string

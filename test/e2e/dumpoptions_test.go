@@ -338,7 +338,7 @@ type external struct{ Kind, Key, Path string }
 // TestExternalSocket keeps a connection to a server of the host out of the dump by the server's name.
 func TestExternalSocket(t *testing.T) {
 	h := newHost(t)
-	dir, err := os.MkdirTemp("", "ckarchive") // a socket's path is short
+	dir, err := os.MkdirTemp(env.ShortTemp, "ckarchive") // a socket's path is short
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	socket := filepath.Join(dir, "s")

@@ -8,13 +8,15 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/ckarchive/ckarchive/test/env"
 )
 
 // terminal makes a console socket that takes one terminal, and the file with what it shows.
 func terminal(t *testing.T, h *host) (socket, shown string) {
 	t.Helper()
 	// Not below the test's directory: the name of a socket may have 107 bytes.
-	dir, err := os.MkdirTemp("", "e2e")
+	dir, err := os.MkdirTemp(env.ShortTemp, "e2e")
 	must(t, err)
 	socket, shown = filepath.Join(dir, "socket"), h.path("terminal")
 	out, err := os.Create(shown)

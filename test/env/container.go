@@ -21,6 +21,10 @@ import (
 // patience is how long anything is waited for. Tests that go well never see it.
 const patience = 60 * time.Second
 
+// ShortTemp is where directories are made whose path has to be short: the name of a socket may have 107 bytes, Podman's run root
+// 50. The temporary directory of the environment may be anywhere.
+const ShortTemp = "/tmp"
+
 // Container is a container of a runtime.
 type Container struct {
 	ID      string

@@ -56,7 +56,7 @@ func RequireCRI(tb testing.TB, program string) string {
 func newCRI(tb testing.TB, engine, mark string) *CRI {
 	tb.Helper()
 	// Not below tb.TempDir: the name of a socket may have 107 bytes.
-	dir, err := os.MkdirTemp("", mark+"-cri-")
+	dir, err := os.MkdirTemp(ShortTemp, mark+"-cri-")
 	if err != nil {
 		tb.Fatal(err)
 	}

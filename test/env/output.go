@@ -53,7 +53,7 @@ func hasTerminal(tb testing.TB, bundle string) bool {
 func console(tb testing.TB, output io.Writer) string {
 	tb.Helper()
 	// Not below tb.TempDir: the name of a socket may have 107 bytes.
-	dir, err := os.MkdirTemp("", "console")
+	dir, err := os.MkdirTemp(ShortTemp, "console")
 	if err != nil {
 		tb.Fatalf("make console socket: %v", err)
 	}

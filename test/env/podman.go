@@ -54,7 +54,7 @@ func NewestPodman(tb testing.TB) *Podman {
 func newPodman(tb testing.TB, program string) *Podman {
 	tb.Helper()
 	// Podman 4 allows 50 characters for the name of its run directory, which a test's own exceeds.
-	dir, err := os.MkdirTemp("", "podman-")
+	dir, err := os.MkdirTemp(ShortTemp, "podman-")
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -39,6 +39,9 @@ func writeKey(t *testing.T, path string) {
 	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(path, 0o644); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
 }
 
 // Everything but to dump and to restore needs no rights, from a file, a stream, a layout, the local store and a registry.
@@ -50,6 +53,9 @@ func TestUnprivileged(t *testing.T) {
 	sample, err := os.ReadFile("../../archive/foreign/testdata/podman-volume.tar.zst")
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "real.tar.zst"), sample, 0o644)
+	}
+	if err == nil { // whatever the umask is
+		err = os.Chmod(filepath.Join(dir, "real.tar.zst"), 0o644)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -319,7 +319,7 @@ func decode(t *testing.T, text string, v any) {
 // lowerDir is a directory that Podman makes a name of an image of, which has to be lower case.
 func lowerDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "interop-")
+	dir, err := os.MkdirTemp(env.ShortTemp, "interop-")
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	return dir

@@ -29,7 +29,7 @@ func ofPodman() source {
 func startPodman(h *host) *env.Container {
 	h.t.Helper()
 	// Podman allows 50 characters for the name of its run root.
-	run, err := os.MkdirTemp("", "podman")
+	run, err := os.MkdirTemp(env.ShortTemp, "podman")
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func ofContainerd() source {
 func startContainerd(h *host) *env.Container {
 	h.t.Helper()
 	// A socket's name may have 107 bytes.
-	run, err := os.MkdirTemp("", "ctrd")
+	run, err := os.MkdirTemp(env.ShortTemp, "ctrd")
 	if err != nil {
 		h.t.Fatal(err)
 	}
