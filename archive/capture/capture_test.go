@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ckarchive/ckarchive/archive"
@@ -355,6 +356,47 @@ func TestScratch(t *testing.T) {
 	if left, err := os.ReadDir(spool); err != nil || len(left) != 0 {
 		t.Errorf("left are %v, %v", left, err)
 	}
+}
+
+// Runs that begin and end while others look for dead ones: none of them is taken for one, and none is in the way.
+func TestRecoverBesideOthers(t *testing.T) {
+	spool := t.TempDir()
+	var runs, looks sync.WaitGroup
+	over := make(chan struct{})
+	for range 4 {
+		runs.Go(func() {
+			for range 40 {
+				_, closing, err := Scratch(t.Context(), spool, "copy")
+				if err == nil {
+					err = closing()
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+		looks.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				found, err := Recover(t.Context(), spool, nil)
+				if err == nil {
+					err = EndOrphans(t.Context(), spool, func(string) error { return nil })
+				}
+				if err != nil || len(found) > 0 {
+					t.Errorf("found %v, error %v", found, err)
+					return
+				}
+			}
+		})
+	}
+	runs.Wait()
+	close(over)
+	looks.Wait()
 }
 
 func TestRecoverKeepsWhatItCannotSettle(t *testing.T) {

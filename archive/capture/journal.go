@@ -56,26 +56,41 @@ type journal struct {
 	rec         record
 }
 
-// newJournal makes the directory. The lock is taken before the journal exists, so that
+// newJournal makes the directory. The lock is taken before another process sees it, so that
 // Recover cannot take a run for a dead one.
-func newJournal(ctx context.Context, spool string, rec record) (_ *journal, err error) {
-	dir := filepath.Join(spool, rec.Target.ID+"-"+rand.Text()[:12])
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the spool: %w", err)
-	}
-	j := &journal{dir: dir, rec: rec}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, j.remove())
+func newJournal(ctx context.Context, spool string, rec record) (*journal, error) {
+	j := &journal{dir: filepath.Join(spool, rec.Target.ID+"-"+rand.Text()[:12]), rec: rec}
+	err := alone(spool, func() error {
+		if err := os.Mkdir(j.dir, 0o700); err != nil {
+			return fmt.Errorf("make the spool: %w", err)
 		}
-	}()
-	if err := j.take(); err != nil {
+		if err := j.take(); err != nil {
+			return errors.Join(err, os.RemoveAll(j.dir))
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(filepath.Join(dir, archiveDir), 0o700); err != nil {
-		return nil, fmt.Errorf("make the spool: %w", err)
+	if err := os.Mkdir(filepath.Join(j.dir, archiveDir), 0o700); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the spool: %w", err), j.remove())
 	}
-	return j, j.write(ctx)
+	if err := j.write(ctx); err != nil {
+		return nil, errors.Join(err, j.remove())
+	}
+	return j, nil
+}
+
+// alone calls f while no other process makes, takes over or removes a directory below spool: what f does is
+// quick. Where the file system locks no directories, nothing keeps them apart.
+func alone(spool string, f func() error) error {
+	if dir, err := os.Open(spool); err == nil {
+		defer dir.Close() //nolint:errcheck // read only
+		for errors.Is(unix.Flock(int(dir.Fd()), unix.LOCK_EX), unix.EINTR) {
+			continue
+		}
+	}
+	return f()
 }
 
 // Scratch makes a directory below spool for what is too large to be left behind: [Recover] removes it
@@ -124,10 +139,11 @@ func AfterDeath(dir string) error {
 	}
 }
 
-// openJournal takes over the directory of a dead run. A living one is an [ErrBusy].
+// openJournal takes over the directory of a dead run. A living one is an [ErrBusy], one that has ended meanwhile an
+// [os.ErrNotExist].
 func openJournal(dir string) (*journal, error) {
 	j := &journal{dir: dir}
-	if err := j.take(); err != nil {
+	if err := alone(filepath.Dir(dir), j.take); err != nil {
 		return nil, err
 	}
 	if err := j.read(); err != nil {
@@ -173,8 +189,10 @@ func (j *journal) write(ctx context.Context) error {
 
 // remove deletes the directory: nothing is left to recover.
 func (j *journal) remove() error {
-	err := archive.RemoveTree(j.dir)
-	return errors.Join(err, j.release())
+	archive.RemoveTree(filepath.Join(j.dir, archiveDir)) //nolint:errcheck // of any size; what stays is told below
+	return alone(filepath.Dir(j.dir), func() error {
+		return errors.Join(archive.RemoveTree(j.dir), j.release())
+	})
 }
 
 func (j *journal) release() error {

@@ -52,14 +52,16 @@ func EndOrphans(ctx context.Context, spool string, release func(images string) e
 }
 
 func endOrphans(ctx context.Context, dir string, release func() error) error {
-	// It is written under the lock and before any program is started: without it a lock taken here would only be in
-	// the way of a run that begins.
-	if _, err := os.Lstat(filepath.Join(dir, journalFile)); err != nil {
-		return nil //nolint:nilerr // it has just begun, or has ended
-	}
 	// Without this lock the process of the run is dead, and nobody recovers it yet.
-	owner, err := lockPath(filepath.Join(dir, ownerFile))
-	if errors.Is(err, ErrBusy) || errors.Is(err, fs.ErrNotExist) {
+	var owner *os.File
+	err := alone(filepath.Dir(dir), func() (err error) {
+		// It is written before any program is started. One that is gone must not begin anew with a lock.
+		if _, err = os.Lstat(filepath.Join(dir, journalFile)); err == nil {
+			owner, err = lockPath(filepath.Join(dir, ownerFile))
+		}
+		return err
+	})
+	if errors.Is(err, ErrBusy) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
 	if err != nil {

@@ -40,8 +40,8 @@ func Recover(ctx context.Context, spool string, open func(context.Context, Targe
 	var all []Recovery
 	for _, e := range entries {
 		j, err := openJournal(filepath.Join(spool, e.Name()))
-		if errors.Is(err, ErrBusy) {
-			continue
+		if errors.Is(err, ErrBusy) || errors.Is(err, fs.ErrNotExist) {
+			continue // it is at work, or has ended since
 		}
 		if err != nil {
 			all = append(all, Recovery{Action: "left alone", Err: err})

@@ -75,7 +75,7 @@ const resumeTimeout = time.Minute
 
 // Run captures the container c. spool is the directory of all journals; the one of this
 // run is gone when it returns, except when the container could not be put in its wanted
-// state. Every error is an [*Error].
+// state. An error is an [*Error], unless all is well but that the directory could not be removed.
 func Run(ctx context.Context, spool string, c Container, job Job) error {
 	j, err := begin(ctx, spool, job)
 	if err != nil {
