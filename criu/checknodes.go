@@ -161,12 +161,12 @@ func walkTmpfs(ctx context.Context, dir, name string, f func(*tar.Header) error)
 		}
 		return imageError(name, "%w", err)
 	}
-	content, _, err := archive.Decompress(archive.ContextReader(ctx, image))
+	content, _, err := archive.Decompress(image)
 	if err != nil {
 		return rejected(err)
 	}
 	defer content.Close() //nolint:errcheck // read side
-	limited := &io.LimitedReader{R: content, N: maxTmpfsBytes}
+	limited := &io.LimitedReader{R: archive.ContextReader(ctx, content), N: maxTmpfsBytes}
 	tr := tar.NewReader(limited)
 	for {
 		if err := ctx.Err(); err != nil {

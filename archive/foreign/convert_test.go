@@ -8,11 +8,14 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/archivetest"
@@ -209,6 +212,30 @@ func TestDialects(t *testing.T) {
 		if !slices.Contains(present, "data/opq/new") {
 			t.Errorf("%s: data/opq/new is lost: %q", test.file, present)
 		}
+	}
+}
+
+// An archive may list very many deletions: the time that they take grows with their number only.
+func TestManyDeletions(t *testing.T) {
+	const deletions = 150_000
+	names := make([]string, deletions)
+	for i := range names {
+		names[i] = "/data/" + strconv.Itoa(i)
+	}
+	raw, err := json.Marshal(names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "crio")
+	unpack(t, dir, open(t, "testdata/crio.tar.zst", foreign.Options{}))
+	err = errors.Join(os.WriteFile(filepath.Join(dir, archive.DeletedFiles), raw, 0o600), os.Remove(filepath.Join(dir, archive.MetadataFile)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	_, listed, _ := deletionsOf(t, dir)
+	if took := time.Since(began); len(listed) < 2*deletions || took > 30*time.Second {
+		t.Errorf("%d of %d deletions in %v", len(listed), 2*deletions, took)
 	}
 }
 

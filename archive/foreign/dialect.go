@@ -49,24 +49,42 @@ func (c *converted) deleted(listed, found []string) ([]string, error) {
 	if len(listed)+len(found) == 0 {
 		return nil, nil
 	}
-	all := slices.Clone(listed)
+	if len(listed) > 2*maxWhiteouts { // with their whiteouts
+		return nil, tooMany()
+	}
+	inTar := setOf(found)
 	add := []string{} // deletions that the tar lacks
 	for _, name := range listed {
 		clean := strings.TrimPrefix(path.Clean("/"+name), "/")
-		if clean != "" && !strings.HasPrefix(path.Base(clean), whiteoutPrefix) && !slices.Contains(found, clean) {
+		if clean != "" && !strings.HasPrefix(path.Base(clean), whiteoutPrefix) && !inTar[clean] {
 			add = append(add, clean)
 		}
 	}
+	all := slices.Clone(listed)
+	told := setOf(listed)
 	for _, name := range slices.Concat(found, add) {
 		for _, want := range []string{"/" + name, "/" + mark(name)} {
-			if !slices.Contains(all, want) {
+			if !told[want] {
 				all = append(all, want)
+				told[want] = true
 			}
 		}
 	}
 	raw, err := json.Marshal(all)
 	c.replaced[archive.DeletedFiles] = append(raw, '\n')
 	return add, err
+}
+
+func setOf(names []string) map[string]bool {
+	set := make(map[string]bool, len(names))
+	for _, name := range names {
+		set[name] = true
+	}
+	return set
+}
+
+func tooMany() error {
+	return fmt.Errorf("%w: more than %d deletions", archive.ErrRejected, maxWhiteouts)
 }
 
 // mark is the whiteout of a name.
@@ -91,7 +109,7 @@ func (c *converted) deletions(ctx context.Context, open OpenFunc) (listed []stri
 			}
 			return archive.DecodeJSON(archive.DeletedFiles, raw, &listed)
 		case archive.RootfsDiff:
-			found, err = look(r)
+			found, err = look(ctx, r)
 			return err
 		}
 		return nil
@@ -114,23 +132,26 @@ func visit(ctx context.Context, open OpenFunc, show func(archive.Entry, io.Reade
 		if err != nil {
 			return err
 		}
-		if err := show(e, r); err != nil {
+		if err := show(e, archive.ContextReader(ctx, r)); err != nil {
 			return &archive.EntryError{Op: "read", Name: e.Name, Err: err}
 		}
 	}
 }
 
 // look reads a difference. An opaque mark has no counterpart in a list.
-func look(r io.Reader) (found seen, err error) {
+func look(ctx context.Context, r io.Reader) (found seen, err error) {
 	plain, _, err := archive.Decompress(r)
 	if err != nil {
 		return found, err
 	}
 	defer plain.Close() //nolint:errcheck // read only
-	for t := tar.NewReader(plain); ; {
+	for t := tar.NewReader(archive.ContextReader(ctx, plain)); ; {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
 			return found, nil
+		}
+		if ctx.Err() != nil {
+			return found, context.Cause(ctx)
 		}
 		if err != nil {
 			return found, fmt.Errorf("%w: %w", archive.ErrRejected, err)
@@ -145,7 +166,7 @@ func look(r io.Reader) (found seen, err error) {
 			return found, fmt.Errorf("%w: %s hides a whole directory: Podman and CRI-O have no word for that", archive.ErrRejected, archive.QuoteName(h.Name))
 		}
 		if found.whiteouts = append(found.whiteouts, path.Join(path.Dir(name), base)); len(found.whiteouts) > maxWhiteouts {
-			return found, fmt.Errorf("%w: more than %d deletions", archive.ErrRejected, maxWhiteouts)
+			return found, tooMany()
 		}
 	}
 }

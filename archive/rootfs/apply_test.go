@@ -529,6 +529,37 @@ func TestApplyReportsTheReader(t *testing.T) {
 	}
 }
 
+// An interrupt is heard while one large file is read.
+func TestInterruptedInAFile(t *testing.T) {
+	var head bytes.Buffer
+	must(t, tar.NewWriter(&head).WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "data/a", Mode: 0o644, Size: 1 << 40, Format: tar.FormatPAX}))
+	interrupted := errors.New("interrupted")
+	for name, read := range map[string]func(context.Context, io.Reader) error{
+		"check": func(ctx context.Context, r io.Reader) error { return rootfs.Check(ctx, r, rootfs.ApplyOptions{}) },
+		"list": func(ctx context.Context, r io.Reader) error {
+			return rootfs.List(ctx, r, func(rootfs.Listed) error { return nil })
+		},
+		"apply": func(ctx context.Context, r io.Reader) error {
+			return rootfs.Apply(ctx, newHost(t).root, r, nil, rootfs.ApplyOptions{})
+		},
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		n := 0
+		content := readerFunc(func(p []byte) (int, error) {
+			if n += len(p); n > 4<<20 {
+				cancel(interrupted)
+			}
+			if n > 64<<20 {
+				return 0, errors.New("it is read on")
+			}
+			return len(p), nil
+		})
+		if err := read(ctx, io.MultiReader(bytes.NewReader(head.Bytes()), content)); !errors.Is(err, interrupted) || errors.Is(err, archive.ErrRejected) {
+			t.Errorf("%s: %v, want the interrupt", name, err)
+		}
+	}
+}
+
 type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -114,7 +114,7 @@ func TestXattrLimits(t *testing.T) {
 	if err := errors.Join(tw.WriteHeader(h), tw.Close()); err != nil {
 		t.Fatal(err)
 	}
-	s, err := newStream(&buf)
+	s, err := newStream(t.Context(), &buf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func TestEntryLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	for most, want := range map[int]bool{3: true, 4: false} {
-		s, err := newStream(bytes.NewReader(buf.Bytes()))
+		s, err := newStream(t.Context(), bytes.NewReader(buf.Bytes()))
 		if err != nil {
 			t.Fatal(err)
 		}

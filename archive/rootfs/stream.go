@@ -41,13 +41,14 @@ type stream struct {
 	end     int64 // where the content of the last entry ends, padding included
 }
 
-// newStream reads the compression off the first bytes of r. The caller closes the stream, which does not close r.
-func newStream(r io.Reader) (*stream, error) {
+// newStream reads the compression off the first bytes of r. The stream ends with ctx. The caller closes it, which does
+// not close r.
+func newStream(ctx context.Context, r io.Reader) (*stream, error) {
 	rc, _, err := archive.Decompress(r)
 	if err != nil {
 		return nil, err
 	}
-	raw := &meter{r: rc}
+	raw := &meter{r: archive.ContextReader(ctx, rc)}
 	return &stream{tr: tar.NewReader(raw), raw: raw, unpack: rc, most: MaxEntries}, nil
 }
 
@@ -267,7 +268,7 @@ func Check(ctx context.Context, r io.Reader, opts ApplyOptions) error {
 
 // each reads a difference to its end and gives its entries to f, which may read their content.
 func each(ctx context.Context, r io.Reader, f func(entry, *stream) error) error {
-	s, err := newStream(r)
+	s, err := newStream(ctx, r)
 	if err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func readSide(ctx context.Context, src archive.Source, seed maphash.Seed, t *tas
 
 // take reads one member.
 func (s *diffSide) take(ctx context.Context, e archive.Entry, r io.Reader, t *task) error {
-	counted := &countedReader{r: r, t: t}
+	counted := &countedReader{r: archive.ContextReader(ctx, r), t: t}
 	switch {
 	case archive.IsPages(e.Name) && path.Base(e.Name) != archive.SandboxPages:
 		if s.memory.Indexed() {
