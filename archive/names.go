@@ -30,7 +30,6 @@ const (
 	Inventory     = "inventory.img"    // in CheckpointDir: CRIU's first image
 	CPUInfo       = "cpuinfo.img"      // in CheckpointDir: the features of the CPU
 	PagesPrefix   = metadata.PagesPrefix
-	ContainerLog  = "container.log"
 )
 
 // The images of gVisor's runsc, in CheckpointDir.

@@ -22,22 +22,6 @@ func (r *Repository) FetchFrom(ctx context.Context, desc ocispec.Descriptor, off
 	return rc, opError("fetch blob "+string(desc.Digest), r.ref.Name(), err)
 }
 
-// GetRange opens n bytes of a blob at off. The caller closes the reader. The bytes
-// cannot be checked against the digest of the blob.
-func (r *Repository) GetRange(ctx context.Context, desc ocispec.Descriptor, off, n int64) (io.ReadCloser, error) {
-	rc, _, err := r.openRange(ctx, nil, desc, off, n)
-	if err != nil {
-		return nil, opError("fetch blob "+string(desc.Digest), r.ref.Name(), err)
-	}
-	return limitedBody{io.LimitReader(rc, n), rc}, nil
-}
-
-// limitedBody is the beginning of a body.
-type limitedBody struct {
-	io.Reader
-	io.Closer
-}
-
 // openRange asks for n bytes at off: from target if that is known, else from
 // the registry. It tells where the registry redirected to, if it did.
 func (r *Repository) openRange(ctx context.Context, target *url.URL, desc ocispec.Descriptor, off, n int64) (io.ReadCloser, *url.URL, error) {

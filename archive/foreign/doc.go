@@ -8,7 +8,7 @@
 // passes unchanged.
 //
 // What is not in a foreign checkpoint is not invented: the field of [archive.Metadata] stays
-// empty, and [Missing] names what a restore or another engine will ask for.
+// empty.
 //
 // The formats were read off archives of Podman 4.3, CRI-O 1.37 and containerd 2.3, and off the
 // sources of Podman 6 and Docker 28; docs/formats.md describes them.

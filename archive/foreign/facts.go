@@ -256,22 +256,3 @@ func criuVersion(number string) string {
 	}
 	return v
 }
-
-// Missing names what the checkpoint does not say and a restore, or another engine, needs.
-func Missing(m *archive.Metadata) []string {
-	missing := []string{}
-	for _, f := range []struct {
-		what  string
-		known bool
-	}{
-		{"the container's ID", m.Container.ID != ""},
-		{"the container's name", m.Container.Name != ""},
-		{"the name of the base image", m.Base != nil && m.Base.Image != ""},
-		{"the ID of the base image", m.Base != nil && m.Base.ImageID != ""},
-	} {
-		if !f.known {
-			missing = append(missing, f.what)
-		}
-	}
-	return missing
-}
