@@ -44,7 +44,7 @@ func QuoteName(name string) string {
 
 // EntryError says which member of an archive an operation stopped at.
 type EntryError struct {
-	Op   string // what was being done: "read", "write", "verify"
+	Op   string // what was being done, as "read" or "write"
 	Name string // the member, as the archive names it
 	Err  error
 }

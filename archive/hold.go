@@ -212,7 +212,10 @@ func (h *Hold) kept() ([]keptMember, error) {
 	if h == nil {
 		return nil, nil
 	}
-	if h.closed {
+	h.mu.Lock()
+	closed := h.closed
+	h.mu.Unlock()
+	if closed {
 		return nil, errClosed
 	}
 	members := []keptMember{}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -148,9 +149,9 @@ func (c *Client) find(ctx context.Context, f *authFile, ref Reference) (auth.Cre
 		}
 	}
 	// Older files have URLs as keys.
-	for key, e := range maps.All(f.Auths) {
+	for _, key := range slices.Sorted(maps.Keys(f.Auths)) {
 		if host, ok := hostOfURL(key); ok && host == ref.Host {
-			if cred, err := f.entry(e, key); err != nil || cred != auth.EmptyCredential {
+			if cred, err := f.entry(f.Auths[key], key); err != nil || cred != auth.EmptyCredential {
 				return cred, err
 			}
 		}

@@ -115,7 +115,7 @@ func (s *Store) create(ctx context.Context) (err error) {
 	return s.writeFile(ocispec.ImageLayoutFile, raw)
 }
 
-// writeFile replaces one of the two JSON files of the layout.
+// writeFile replaces one of the files of the layout that are no blobs.
 func (s *Store) writeFile(name string, raw []byte) error {
 	temp := filepath.Join(s.dir, tempDir)
 	if err := os.MkdirAll(temp, 0o700); err != nil {

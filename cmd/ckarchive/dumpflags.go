@@ -53,7 +53,7 @@ type dumpFlags struct {
 	StatusFD          int           `name:"status-fd" help:"Write a zero byte to this descriptor when --lazy-pages serves." default:"-1" placeholder:"FD"`
 }
 
-// criu are the options for CRIU's own notation of all flags.
+// flags are the options for CRIU's own notation of all flags.
 func (f dumpFlags) flags() criu.Flags {
 	flags := f.criuFlags.flags()
 	flags.NetworkLock, flags.CgroupMode = f.NetworkLock, f.ManageCgroupsMode

@@ -89,7 +89,7 @@ func parseProfile(path string, b []byte) (*profile, error) {
 	return p, nil
 }
 
-// fixed are flags that no profile sets: they are about one export.
+// fixedFlags are those that no profile sets: they are about one export.
 func fixedFlags() []string {
 	return []string{"help", "profile", "force", "dry-run", "delete", "name", "status-fd"}
 }
@@ -108,7 +108,7 @@ func (p *profile) check(export *kong.Node) error {
 	return nil
 }
 
-// value gives an option as a command line would write it.
+// profileValue gives an option as a command line would write it.
 func profileValue(v any) (any, error) {
 	switch v := v.(type) {
 	case bool, string, int64:

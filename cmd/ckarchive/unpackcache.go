@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -89,29 +90,15 @@ func (r *restore) forCache() bool {
 
 // ownUsers tells whether the container has a user namespace.
 func ownUsers(spec *specs.Spec) bool {
-	if spec.Linux == nil {
-		return false
-	}
-	for _, n := range spec.Linux.Namespaces {
-		if n.Type == specs.UserNamespace {
-			return true
-		}
-	}
-	return false
+	return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.UserNamespace
+	})
 }
 
 // isEncrypted tells whether the content of src is encrypted where it comes from.
 func isEncrypted(src archive.Source) bool {
-	for {
-		if e, ok := src.(interface{ Encrypted() bool }); ok {
-			return e.Encrypted()
-		}
-		u, ok := src.(interface{ Unwrap() archive.Source })
-		if !ok {
-			return false
-		}
-		src = u.Unwrap()
-	}
+	e, ok := unwrap[interface{ Encrypted() bool }](src)
+	return ok && e.Encrypted()
 }
 
 // fromCache lays out an unpacked checkpoint that an earlier restore left. A cache that fails is as good as

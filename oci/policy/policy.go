@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -248,7 +249,7 @@ func (b *builder) mounts() {
 		}
 		b.spec.Mounts = append(b.spec.Mounts, m)
 	}
-	for dest := range b.opts.Mounts {
+	for _, dest := range slices.Sorted(maps.Keys(b.opts.Mounts)) {
 		if !used[dest] {
 			b.refuse("--map-mount "+dest, "the archive has no bind mount there", "")
 		}

@@ -30,10 +30,16 @@ const maxStderrLines = 5
 // Ctrl-C at the terminal reaches only ckarchive, and with an environment of
 // our own: variables such as CRIU_FAULT change what it does.
 func (r Runtime) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, r.Path, append([]string{"--root", r.Root}, args...)...) //nolint:gosec // the operator names the runtime
+	cmd := command(ctx, r.Path, append([]string{"--root", r.Root}, args...)...)
+	runAsUser(cmd, r.Root)
+	return cmd
+}
+
+// command is one of a program that the operator names. It ends in order when ctx ends, and by no signal of our terminal.
+func command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // no shell
 	cmd.Env = environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	runAsUser(cmd, r.Root)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay
 	cmd.Dir = "/"

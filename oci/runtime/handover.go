@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 )
 
 // PodmanEngine is the Podman of this host, which takes checkpoints over.
@@ -57,12 +56,7 @@ func (p *PodmanEngine) Import(ctx context.Context, opts PodmanImport) (string, e
 
 // run executes one command of Podman in a session of its own.
 func (p *PodmanEngine) run(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, p.path, append(slices.Clone(p.global), args...)...) //nolint:gosec // no shell
-	cmd.Env = environment()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = killDelay
-	cmd.Dir = "/"
+	cmd := command(ctx, p.path, append(slices.Clone(p.global), args...)...)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

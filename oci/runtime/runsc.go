@@ -158,14 +158,11 @@ type SandboxRestoreOptions struct {
 	Stdin, Stdout, Stderr *os.File
 }
 
-// The annotations by which engines tell runsc the name of a container, and of which sandbox it becomes a
-// part.
-const nameAnnotation = "io.kubernetes.cri.container-name"
-
+// sandboxAnnotations tell runsc the name of a container, and of which sandbox it becomes a part.
 func sandboxAnnotations() []string {
 	return []string{
-		nameAnnotation, "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id",
-		"io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID",
+		criContainerName, "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id",
+		crioType, "io.kubernetes.cri-o.SandboxID",
 	}
 }
 
@@ -181,7 +178,7 @@ func (i SandboxImages) Prepare(spec *specs.Spec) {
 	if spec.Annotations == nil {
 		spec.Annotations = map[string]string{}
 	}
-	spec.Annotations[nameAnnotation] = i.Name
+	spec.Annotations[criContainerName] = i.Name
 }
 
 func (o SandboxRestoreOptions) args(log, pidFile string) []string {
