@@ -27,6 +27,8 @@ const (
 	ForPodman     Target = Podman
 	ForCRIO       Target = CRIO
 	ForContainerd Target = Containerd
+	// ForClient is containerd's client, which has nothing to put in the place of what another engine made.
+	ForClient Target = "ctr"
 )
 
 // ConvertOptions adjust [Convert].
@@ -39,8 +41,10 @@ type ConvertOptions struct {
 	ContainerdBase bool
 	// Without are mount points that are left out of the metadata.
 	Without []string
-	// Images are the members of CRIU's images that get another content.
+	// Images are the members of CRIU's images that get another content, or that are added.
 	Images map[string][]byte
+	// OwnTmpfs are mount points of which Images has the content, where an engine had bound a tmpfs of its making.
+	OwnTmpfs []string
 	// RootMode are the permissions of the container's root directory, 0 if they are not known. Podman and CRI-O give it
 	// others, on which CRIU's images do not agree with them, unless it is among the changes of the root file system.
 	RootMode fs.FileMode
@@ -119,6 +123,13 @@ func newConverted(head map[string][]byte, opts ConvertOptions) (*converted, erro
 	opts.Known.fill(meta)
 	c := &converted{meta: meta, replaced: map[string][]byte{}}
 	spec, err := c.leaveOut(head, opts)
+	switch {
+	case err != nil:
+	case opts.Target == ForClient:
+		spec, err = clientSpec(spec, opts.OwnTmpfs)
+	case opts.Target == ForCRIO:
+		spec, err = withoutOwn(spec)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +180,7 @@ func mergeConfig(original, made []byte, m *archive.Metadata, opts ConvertOptions
 		return err
 	}
 	err := errors.Join(set("id", k.ID), set("name", k.Name))
-	if opts.Target == ForContainerd || opts.ContainerdBase {
+	if opts.Target == ForContainerd || opts.Target == ForClient || opts.ContainerdBase {
 		err = errors.Join(err, set("rootfsImageRef", containerdRef(m.Base)))
 	}
 	if err != nil {
@@ -231,7 +242,7 @@ func (o *ConvertOptions) demand(m *archive.Metadata) error {
 	case ForCRIO:
 		need(b.ImageID == "" || isImageID(b.ImageID), "the ID of the base image as 64 hex digits")
 		need(isImageID(b.ImageID) || b.Image != "", "the name or the ID of the base image")
-	case ForContainerd:
+	case ForContainerd, ForClient:
 		need(b.Image != "", "the name of the base image")
 	}
 	if o.Target != ForAll && m.Format == archive.FormatGVisor {

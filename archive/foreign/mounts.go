@@ -50,12 +50,12 @@ func withoutDestinations(mounts []json.RawMessage, dests []string) ([]byte, erro
 // leaveOut takes the mounts that are not to be in it out of a checkpoint's metadata.
 func (c *converted) leaveOut(head map[string][]byte, opts ConvertOptions) (spec []byte, err error) {
 	maps.Copy(c.replaced, opts.Images)
+	c.meta.Externals = slices.DeleteFunc(c.meta.Externals, func(e archive.External) bool {
+		return e.Kind == "mount" && (slices.Contains(opts.Without, e.Path) || slices.Contains(opts.OwnTmpfs, e.Path))
+	})
 	if len(opts.Without) == 0 {
 		return head[archive.SpecDump], nil
 	}
-	c.meta.Externals = slices.DeleteFunc(c.meta.Externals, func(e archive.External) bool {
-		return e.Kind == "mount" && slices.Contains(opts.Without, e.Path)
-	})
 	if raw := head[archive.BindMounts]; raw != nil {
 		var mounts []json.RawMessage
 		if err := archive.DecodeJSON(archive.BindMounts, raw, &mounts); err != nil {

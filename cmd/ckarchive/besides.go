@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/rootfs"
 	"github.com/ckarchive/ckarchive/oci/runtime"
@@ -59,12 +61,20 @@ func createIn(dir, name string, write func(*os.File) error) (err error) {
 	return write(f)
 }
 
-// engineShm is the directory that the container's engine made for it alone and bound to /dev/shm, or empty. With the host's own
-// there the container has what is others' too.
+// engineShm is the directory that the container's engine made for it alone and bound to /dev/shm, or empty.
 func (x *export) engineShm() string {
-	const shm = "/dev/shm"
-	for _, m := range x.ctr.Spec.Mounts {
-		if m.Destination == shm && archive.IsBind(m) && x.ctr.Engine != "" && filepath.Clean(m.Source) != shm {
+	if x.ctr.Engine == "" {
+		return ""
+	}
+	return boundShm(x.ctr.Spec)
+}
+
+const devShm = "/dev/shm"
+
+// boundShm is the directory that is bound to /dev/shm, or empty. With the host's own there the container has what is others' too.
+func boundShm(spec *specs.Spec) string {
+	for _, m := range spec.Mounts {
+		if m.Destination == devShm && archive.IsBind(m) && filepath.Clean(m.Source) != devShm {
 			return m.Source
 		}
 	}

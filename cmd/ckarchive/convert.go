@@ -116,11 +116,8 @@ func (c *convertCmd) open(ctx context.Context, a *app, src location) (archive.So
 		return nil, err
 	}
 	target := foreign.Target(c.To)
-	switch c.To {
-	case "image":
+	if c.To == "image" {
 		target = foreign.ForAll
-	case "ctr":
-		target = foreign.ForContainerd
 	}
 	return a.converted(ctx, src, sourceOptions{Pull: c.Pull, Remote: c.remoteFlags, Known: known, Digests: true},
 		foreign.ConvertOptions{Target: target, Known: known, ContainerdBase: c.ForContainerd}, c.Normalize && target != foreign.ForPodman)

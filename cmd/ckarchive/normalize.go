@@ -1,12 +1,14 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -97,13 +99,16 @@ func (a *app) adapt(ctx context.Context, open foreign.OpenFunc, to *foreign.Conv
 		candidates = ownMountsIn(&spec)
 	}
 	// An archive of ckarchive has the root directory among the changes of the root file system, which others apply.
-	if len(candidates) == 0 && meta.Rootfs != nil && to.Target != foreign.ForContainerd {
+	if len(candidates) == 0 && meta.Rootfs != nil && !forContainerd(to) {
 		return nil
 	}
-	files, err := archive.Collect(ctx, rest, archive.CollectOptions{Want: isSmallImage, MaxBytes: maxInspectBytes})
+	want := func(e archive.Entry) bool { return isSmallImage(e) || wantShm(e, to, &spec) }
+	files, err := archive.Collect(ctx, rest, archive.CollectOptions{Want: want, MaxBytes: maxInspectBytes})
 	if err != nil {
 		return err
 	}
+	shm := files[archive.DevShmTar]
+	delete(files, archive.DevShmTar)
 	return withImages(files, func(dir string) error {
 		if to.Without, err = criu.DropMounts(dir, candidates); err != nil {
 			return err
@@ -112,9 +117,68 @@ func (a *app) adapt(ctx context.Context, open foreign.OpenFunc, to *foreign.Conv
 		if err := a.adaptRoot(dir, to); err != nil {
 			return err
 		}
-		to.Images, err = changedImages(dir, files)
+		content, err := adaptShm(dir, to, &spec)
+		if err != nil {
+			return err
+		}
+		a.tellNeeded(to, &spec)
+		if to.Images, err = changedImages(dir, files); err != nil || content == "" {
+			return err
+		}
+		to.Images[archive.Image(content)], err = packShm(shm, meta.Created)
 		return err
 	})
+}
+
+// tellNeeded says what has to be on the host of containerd's client, which makes nothing that was an engine's.
+func (a *app) tellNeeded(to *foreign.ConvertOptions, spec *specs.Spec) {
+	if to.Target != foreign.ForClient {
+		return
+	}
+	for _, path := range foreign.NeededByClient(spec, slices.Concat(to.Without, to.OwnTmpfs)) {
+		a.warn("%s is not in the archive, and has to be on the host where ctr restores it", archive.QuoteName(path))
+	}
+}
+
+// forContainerd tells whether containerd makes the root directory, through the CRI or for its client.
+func forContainerd(to *foreign.ConvertOptions) bool {
+	return to.Target == foreign.ForContainerd || to.Target == foreign.ForClient
+}
+
+// wantShm tells of the content of a /dev/shm that the target does not bind into the container.
+func wantShm(e archive.Entry, to *foreign.ConvertOptions, spec *specs.Spec) bool {
+	return e.Name == archive.DevShmTar && to.Target == foreign.ForClient && boundShm(spec) != ""
+}
+
+// adaptShm makes of the /dev/shm that an engine had bound into the container one that CRIU makes: containerd's client has none
+// to put there. It gives the image that has to hold its content, if there is to be one.
+func adaptShm(dir string, to *foreign.ConvertOptions, spec *specs.Spec) (string, error) {
+	if to.Target != foreign.ForClient || boundShm(spec) == "" {
+		return "", nil
+	}
+	content, err := criu.OwnTmpfs(dir, devShm)
+	if content != "" {
+		to.OwnTmpfs = []string{devShm}
+	}
+	return content, err
+}
+
+// packShm gives a tar of a directory as CRIU wants it. Of an archive that does not say what was in it the directory is empty.
+func packShm(content []byte, created time.Time) ([]byte, error) {
+	var packed bytes.Buffer
+	gz, err := archive.Compress(&packed, archive.Gzip)
+	if err != nil {
+		return nil, err
+	}
+	if content == nil {
+		w := tar.NewWriter(gz)
+		h := &tar.Header{Typeflag: tar.TypeDir, Name: "./", Mode: 0o1777, ModTime: created, Format: tar.FormatPAX}
+		err = errors.Join(w.WriteHeader(h), w.Close())
+	} else {
+		_, err = gz.Write(content)
+	}
+	err = errors.Join(err, gz.Close())
+	return packed.Bytes(), err
 }
 
 // adaptRoot lets the images fit the target's root directory, or notes what that has to be.
@@ -123,7 +187,7 @@ func (a *app) adaptRoot(dir string, to *foreign.ConvertOptions) error {
 	switch {
 	case err != nil || !known:
 		return err
-	case to.Target != foreign.ForContainerd:
+	case !forContainerd(to):
 		to.RootMode = mode
 		return nil
 	case mode == containerdRootMode:

@@ -41,7 +41,7 @@ func engineMounts() []standIn {
 		{dest: "/etc/resolv.conf", content: resolverFile, mode: file},
 		{dest: "/run/.containerenv", content: func(*specs.Spec) []byte { return []byte{} }, mode: file},
 		{dest: "/run/secrets", mode: 0o755},
-		{dest: "/dev/shm", tar: archive.DevShmTar, mode: shared},
+		{dest: devShm, tar: archive.DevShmTar, mode: shared},
 	}
 }
 
