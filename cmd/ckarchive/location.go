@@ -96,9 +96,23 @@ func parseName(s string) (registry.Reference, error) {
 	}
 	ref, err := registry.ParseReference(s)
 	if err != nil {
-		return ref, &usageError{err: err, hint: "a file is written with its path: ./" + filepath.Base(s)}
+		return ref, &usageError{err: err, hint: nameHint(s)}
 	}
 	return ref, nil
+}
+
+// nameHint says how something that is no name may have been meant.
+func nameHint(s string) string {
+	s = strings.TrimPrefix(s, localHost+"/")
+	if name, ok := strings.CutPrefix(s, "docker://"); ok {
+		return "the name of an image in a registry is written as it is: " + name
+	}
+	for _, transport := range []string{"containers-storage", "docker-archive", "docker-daemon"} {
+		if strings.HasPrefix(s, transport+":") {
+			return "ckarchive reads and writes oci:DIR:TAG, and skopeo copies between that and " + transport + ":"
+		}
+	}
+	return "a file is written with its path: ./" + filepath.Base(s)
 }
 
 // onlyLocal tells whether the name has no registry behind it.

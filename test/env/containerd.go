@@ -11,11 +11,34 @@ import (
 // NewContainerd gives a containerd without containers and images.
 func NewContainerd(tb testing.TB, mark string) *CRI {
 	tb.Helper()
-	program := RequireCRI(tb, "containerd")
+	return newContainerd(tb, mark, RequireCRI(tb, "containerd"), RequireCRI(tb, "ctr"), containerdConfig)
+}
+
+// NewOldContainerd is [NewContainerd] with Debian 12's own, of version 1.6, which restores nothing through the CRI.
+func NewOldContainerd(tb testing.TB, mark string) *CRI {
+	tb.Helper()
+	return newContainerd(tb, mark, Program(tb, "containerd"), Program(tb, "ctr"), oldContainerdConfig)
+}
+
+func newContainerd(tb testing.TB, mark, program, client, config string) *CRI {
+	tb.Helper()
 	c := newCRI(tb, "containerd", mark)
+	c.client = client
 	// It cannot be told to put the sockets of its shims elsewhere.
 	tb.Cleanup(func() { _, _ = os.Remove("/run/containerd/s"), os.Remove("/run/containerd") })
-	config := c.write(tb, "config.toml", fmt.Sprintf(`version = 3
+	path := c.write(tb, "config.toml", fmt.Sprintf(config, c.path("root"), c.path("state"), c.path("temp"), c.socket(), c.path("ttrpc"), criPause, c.path("empty"), c.path("runc")))
+	c.load = func(tb testing.TB, archive, name string) {
+		tb.Helper()
+		repository, _, _ := strings.Cut(name, ":")
+		c.Ctr(tb, "images", "import", "--base-name", repository, archive)
+	}
+	c.serve(tb, program, "--config", path)
+	return c
+}
+
+// The arguments of both are root, state and temporary directory, two sockets, the image of pods, an empty directory and runc's.
+const (
+	containerdConfig = `version = 3
 root = %[1]q
 state = %[2]q
 temp = %[3]q
@@ -41,28 +64,43 @@ Root = %[8]q
 stream_server_address = "127.0.0.1"
 [plugins."io.containerd.nri.v1.nri"]
 disable = true
-`, c.path("root"), c.path("state"), c.path("temp"), c.socket(), c.path("ttrpc"), criPause, c.path("empty"), c.path("runc")))
-	c.load = func(tb testing.TB, archive, name string) {
-		tb.Helper()
-		repository, _, _ := strings.Cut(name, ":")
-		c.Ctr(tb, "images", "import", "--base-name", repository, archive)
-	}
-	c.serve(tb, program, "--config", config)
-	return c
-}
+`
+	oldContainerdConfig = `version = 2
+root = %[1]q
+state = %[2]q
+temp = %[3]q
+[grpc]
+address = %[4]q
+[ttrpc]
+address = %[5]q
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = %[6]q
+restrict_oom_score_adj = true
+disable_apparmor = true
+stream_server_address = "127.0.0.1"
+[plugins."io.containerd.grpc.v1.cri".cni]
+conf_dir = %[7]q
+bin_dir = %[7]q
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+Root = %[8]q
+`
+)
 
 // Ctr runs containerd's client in the namespace of the CRI, and gives what it prints.
 func (c *CRI) Ctr(tb testing.TB, args ...string) string {
 	tb.Helper()
-	return c.run(tb, RequireCRI(tb, "ctr"), append([]string{"--address", c.socket(), "--namespace", "k8s.io"}, args...)...)
+	return c.run(tb, c.client, append([]string{"--address", c.socket(), "--namespace", "k8s.io"}, args...)...)
 }
 
-// CtrRun starts a container with containerd's client, which gives it a network of its own with lo alone. It ends
-// with the test.
-func (c *CRI) CtrRun(tb testing.TB, id, image string, args []string) *Container {
+// CtrRun starts a container with containerd's client, which gives it a network of its own with lo alone unless flags say
+// otherwise. It ends with the test.
+func (c *CRI) CtrRun(tb testing.TB, id, image string, args []string, flags ...string) *Container {
 	tb.Helper()
 	log := c.path("logs", id+".log")
-	run := append([]string{"run", "--detach", "--cgroup", "/" + c.cgroup() + "/" + id, "--runc-root", c.path("runc"), "--log-uri", "file://" + log, image, id}, args...)
+	run := append([]string{"run", "--detach", "--cgroup", "/" + c.cgroup() + "/" + id, "--runc-root", c.path("runc"), "--log-uri", "file://" + log}, flags...)
+	run = append(append(run, image, id), args...)
 	tb.Cleanup(func() { c.CtrRemove(tb, id) })
 	c.Ctr(tb, run...)
 	return c.ctrTask(tb, id, log)
@@ -111,5 +149,5 @@ func (c *CRI) CtrRemove(tb testing.TB, id string) {
 // ctr runs containerd's client and gives all that it prints.
 func (c *CRI) ctr(tb testing.TB, args ...string) (string, error) {
 	tb.Helper()
-	return c.command(tb, RequireCRI(tb, "ctr"), append([]string{"--address", c.socket(), "--namespace", "k8s.io"}, args...)...)
+	return c.command(tb, c.client, append([]string{"--address", c.socket(), "--namespace", "k8s.io"}, args...)...)
 }

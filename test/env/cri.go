@@ -26,6 +26,7 @@ type CRI struct {
 	mark   string // is in the name of everything else
 	config string // crictl's
 	log    string // the server's output
+	client string // ctr, if it is containerd
 	load   func(tb testing.TB, archive, name string)
 	pods   []string
 }

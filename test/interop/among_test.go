@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -11,7 +12,8 @@ import (
 // engine is one that makes checkpoints of its containers and restores those of others.
 type engine struct {
 	name    string
-	baseID  string // of the base image in its store
+	baseID  string   // of the base image in its store
+	facts   []string // flags with what its checkpoints do not say
 	run     func(t *testing.T) *env.Container
 	dump    func(t *testing.T, c *env.Container, file string) // the container is removed
 	restore func(t *testing.T, file string) *env.Container
@@ -31,6 +33,34 @@ func criEngine(t *testing.T, h *host, cri *env.CRI) *engine {
 	return e
 }
 
+// ctrEngine is containerd's client, in place of the CRI.
+func ctrEngine(t *testing.T, h *host, cri *env.CRI) *engine {
+	const checkpoint = "localhost/interop/ctr:1"
+	var own string // the file with that in it
+	restored := 0
+	e := &engine{name: "ctr", baseID: cri.Image(t, h.base, baseImage)}
+	e.run = func(t *testing.T) *env.Container {
+		return cri.CtrRun(t, h.id("shop"), baseImage, workload(), "--net-host")
+	}
+	e.restore = func(t *testing.T, file string) *env.Container {
+		restored++
+		id := fmt.Sprintf("again%d", restored)
+		if file == own {
+			return cri.CtrRestore(t, h.id(id), checkpoint)
+		}
+		return h.inCtr(cri, file, id)
+	}
+	e.remove = func(t *testing.T, c *env.Container) { cri.CtrRemove(t, c.ID) }
+	e.dump = func(t *testing.T, c *env.Container, file string) {
+		cri.Ctr(t, "containers", "checkpoint", "--rw", "--image", "--task", c.ID, checkpoint)
+		cri.Ctr(t, "images", "export", "--skip-manifest-json", file, checkpoint)
+		own = file
+		e.remove(t, c)
+	}
+	e.facts = []string{"--container-id", h.id("shop"), "--container-name", "shop"}
+	return e
+}
+
 func podmanEngine(t *testing.T, h *host) *engine {
 	p := env.NewPodman(t)
 	e := &engine{name: "podman", baseID: p.Image(t, h.base, baseImage)}
@@ -47,18 +77,20 @@ func podmanEngine(t *testing.T, h *host) *engine {
 	return e
 }
 
-// What one engine writes of its container another one restores, after convert: Podman, CRI-O and containerd in
-// every combination, with everything that the archive has.
+// What one engine writes of its container another one restores, after convert: Podman, CRI-O, containerd and its client
+// in every combination, with everything that the archive has.
 func TestAmongEngines(t *testing.T) {
 	if os.Getenv(fullRun) == "" {
 		t.Skip("only `make interop` builds the engines")
 	}
 	env.Leaks(t, mark())
 	h := newHost(t)
+	containerd := env.NewContainerd(t, mark()+"-containerd")
 	all := []*engine{
 		podmanEngine(t, h),
-		criEngine(t, h, env.NewContainerd(t, mark()+"-containerd")),
+		criEngine(t, h, containerd),
 		criEngine(t, h, env.NewCRIO(t, mark()+"-crio")),
+		ctrEngine(t, h, containerd),
 	}
 	for _, from := range all {
 		file := h.path(from.name + ".tar")
@@ -79,7 +111,7 @@ func TestAmongEngines(t *testing.T) {
 		for _, to := range slices.DeleteFunc(slices.Clone(all), func(e *engine) bool { return e == from }) {
 			t.Run(from.name+" to "+to.name, func(t *testing.T) {
 				converted := h.path(from.name + "-" + to.name + ".tar")
-				h.ok("convert", "--to", to.name, "--base-image", baseImage, "--base-id", to.baseID, file, converted)
+				h.ok(append(append([]string{"convert", "--to", to.name, "--base-image", baseImage, "--base-id", to.baseID}, from.facts...), file, converted)...)
 				r := to.restore(t, converted)
 				defer to.remove(t, r)
 				if tick := r.Verify(t).Tick; tick < 3 {

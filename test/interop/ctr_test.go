@@ -13,10 +13,16 @@ func TestCtr(t *testing.T) {
 	if os.Getenv(fullRun) == "" {
 		t.Skip("only `make interop` builds containerd's client")
 	}
+	for version, containerd := range map[string]func(testing.TB, string) *env.CRI{"built": env.NewContainerd, "debian": env.NewOldContainerd} {
+		t.Run(version, func(t *testing.T) { testCtr(t, containerd) })
+	}
+}
+
+func testCtr(t *testing.T, containerd func(testing.TB, string) *env.CRI) {
 	const checkpoint = "localhost/interop/ctr:1"
 	t.Run("theirs", func(t *testing.T) {
 		env.Leaks(t, mark())
-		h, cri := newHost(t), env.NewContainerd(t, mark())
+		h, cri := newHost(t), containerd(t, mark())
 		cri.Image(t, h.base, baseImage)
 		c := cri.CtrRun(t, h.id("shop"), baseImage, workload())
 		c.WaitTick(t, 3)
@@ -43,7 +49,7 @@ func TestCtr(t *testing.T) {
 		for network, own := range map[string]bool{"own network": true, "the host's network": false} {
 			t.Run(network, func(t *testing.T) {
 				env.Leaks(t, mark())
-				h, cri := newHost(t), env.NewContainerd(t, mark())
+				h, cri := newHost(t), containerd(t, mark())
 				known := []string{"--base-image", baseImage, "--base-id", cri.Image(t, h.base, baseImage)}
 				c := h.start("plain", env.BundleOptions{Args: workload(), HostNetwork: !own})
 				torture(t, c.Path("/"))
