@@ -81,7 +81,7 @@ func Convert(ctx context.Context, open OpenFunc, opts ConvertOptions) (archive.S
 		if s, ok := src.(*Source); ok {
 			open = s.again
 		}
-		err = c.translate(ctx, open, opts.RootMode)
+		err = c.translate(ctx, open, opts)
 	}
 	if err == nil {
 		err = c.seal()
@@ -181,7 +181,7 @@ func mergeConfig(original, made []byte, m *archive.Metadata, opts ConvertOptions
 	}
 	err := errors.Join(set("id", k.ID), set("name", k.Name))
 	if opts.Target == ForContainerd || opts.Target == ForClient || opts.ContainerdBase {
-		err = errors.Join(err, set("rootfsImageRef", containerdRef(m.Base)))
+		err = errors.Join(err, set("rootfsImageRef", containerdRef(m.Base, k.Base)))
 	}
 	if err != nil {
 		return nil, err
@@ -195,11 +195,14 @@ func isEmpty(raw json.RawMessage) bool {
 	return slices.Contains([]string{`""`, `null`, `"0001-01-01T00:00:00Z"`}, string(raw))
 }
 
-// containerdRef is the name under which containerd finds an image: by its manifest or its ID.
-func containerdRef(b *archive.Base) string {
+// containerdRef is the name under which containerd finds an image: by its manifest, which it can fetch, or by its ID, which it has
+// if somebody says that one.
+func containerdRef(b *archive.Base, told archive.Base) string {
 	switch {
 	case b == nil:
 		return ""
+	case told.ImageID != "" && told.Manifest == "":
+		return sha256Prefix + strings.TrimPrefix(b.ImageID, sha256Prefix)
 	case b.Manifest != "" && b.Image != "":
 		return repository(b.Image) + "@" + b.Manifest
 	case b.ImageID != "":

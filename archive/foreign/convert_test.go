@@ -149,9 +149,9 @@ func TestEnginesDisagree(t *testing.T) {
 }
 
 // deletionsOf reads both dialects of a converted checkpoint.
-func deletionsOf(t *testing.T, file string) (whiteouts, listed, present []string) {
+func deletionsOf(t *testing.T, file string, target foreign.Target) (whiteouts, listed, present []string) {
 	t.Helper()
-	list, err := archivetest.Read(t.Context(), convert(t, reading(file), foreign.ConvertOptions{Target: foreign.ForAll}))
+	list, err := archivetest.Read(t.Context(), convert(t, reading(file), foreign.ConvertOptions{Target: target}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestDialects(t *testing.T) {
 			[]string{"/data/del", "/data/.wh.del", "/data/deldir", "/data/.wh.deldir", "/data/opq/a", "/data/opq/.wh.a", "/data/opq/b", "/data/opq/.wh.b"},
 		},
 	} {
-		whiteouts, listed, present := deletionsOf(t, test.file)
+		whiteouts, listed, present := deletionsOf(t, test.file, foreign.ForAll)
 		if !slices.Equal(whiteouts, test.whiteouts) {
 			t.Errorf("%s: whiteouts %q, want %q", test.file, whiteouts, test.whiteouts)
 		}
@@ -233,9 +233,21 @@ func TestManyDeletions(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	_, listed, _ := deletionsOf(t, dir)
+	_, listed, _ := deletionsOf(t, dir, foreign.ForAll)
 	if took := time.Since(began); len(listed) < 2*deletions || took > 30*time.Second {
 		t.Errorf("%d of %d deletions in %v", len(listed), 2*deletions, took)
+	}
+}
+
+// In the overlay of containerd's client a directory that was deleted and made again is an opaque one, and no whiteout is in its
+// place when what is in it is unpacked.
+func TestOpaqueForClient(t *testing.T) {
+	whiteouts, _, present := deletionsOf(t, "testdata/crio.tar.zst", foreign.ForClient)
+	if want := []string{"data/.wh.del", "data/.wh.deldir", "data/opq/.wh..wh..opq"}; !slices.Equal(whiteouts, want) {
+		t.Errorf("whiteouts %q, want %q", whiteouts, want)
+	}
+	if len(present) == 0 || present[0] != "data/opq/" || !slices.Contains(present, "data/opq/new") {
+		t.Errorf("present are %q, want data/opq/ before what is in it", present)
 	}
 }
 
@@ -325,12 +337,15 @@ func TestConvertKnown(t *testing.T) {
 	}
 	id := strings.Repeat("ab", 32)
 	known := foreign.Known{Name: "two", Base: archive.Base{Image: "docker.io/library/x:1", ImageID: "sha256:" + id, Manifest: "sha256:" + strings.Repeat("cd", 32)}}
+	there := known // the ID is of an image that the node has
+	there.Base.Manifest = ""
 	for _, test := range []struct {
 		opts foreign.ConvertOptions
 		ref  string
 	}{
 		{foreign.ConvertOptions{Target: foreign.ForPodman, Known: known}, id},
 		{foreign.ConvertOptions{Target: foreign.ForAll, Known: known, ContainerdBase: true}, "docker.io/library/x@" + known.Base.Manifest},
+		{foreign.ConvertOptions{Target: foreign.ForContainerd, Known: there}, "sha256:" + id},
 	} {
 		src := convert(t, own, test.opts)
 		head, rest, err := archive.Peek(t.Context(), src)

@@ -27,13 +27,22 @@ const whiteoutPrefix = ".wh."
 // maxWhiteouts bounds the deletions that are translated.
 const maxWhiteouts = 1_000_000
 
+// maxDirectories bounds those that are noted of a root file system's changes.
+const maxDirectories = 1_000_000
+
+// opaqueMark is the whiteout of everything in its directory.
+const opaqueMark = whiteoutPrefix + whiteoutPrefix + ".opq"
+
 // translate tells the deletions of a foreign root file system difference in both dialects, and in it the permissions of
-// the root directory, unless they are 0.
-func (c *converted) translate(ctx context.Context, open OpenFunc, root fs.FileMode) error {
-	listed, seen, err := c.deletions(ctx, open)
+// the root directory where they are known.
+func (c *converted) translate(ctx context.Context, open OpenFunc, opts ConvertOptions) error {
+	// containerd's client makes of a whiteout a node of an overlay, in which nothing can be made.
+	overlay := opts.Target == ForClient
+	listed, seen, err := c.deletions(ctx, open, overlay)
 	if err != nil {
 		return err
 	}
+	root := opts.RootMode
 	if seen.root {
 		root = 0 // it is told already
 	}
@@ -41,7 +50,8 @@ func (c *converted) translate(ctx context.Context, open OpenFunc, root fs.FileMo
 	if err != nil || len(add) == 0 && root == 0 {
 		return err
 	}
-	return c.prepend(ctx, open, root, add)
+	opaque := func(name string) bool { return overlay && seen.dirs[name] }
+	return c.prepend(ctx, open, func(packing archive.Compression) ([]byte, error) { return beginning(root, add, opaque, packing) })
 }
 
 // deleted lists all deletions in deleted.files and gives those that the tar lacks.
@@ -94,12 +104,26 @@ func mark(name string) string {
 
 // seen is what a difference of a root file system tells.
 type seen struct {
-	whiteouts []string // the names that it deletes
-	root      bool     // the root directory is in it, as an entry that engines apply
+	whiteouts []string        // the names that it deletes
+	root      bool            // the root directory is in it, as an entry that engines apply
+	dirs      map[string]bool // the directories that are in it or have something in it
 }
 
-// deletions reads what deleted.files lists, and what is in the tar.
-func (c *converted) deletions(ctx context.Context, open OpenFunc) (listed []string, found seen, err error) {
+// note takes an entry for a directory that is there, or in one.
+func (s *seen) note(name string, kind byte) error {
+	if kind != tar.TypeDir {
+		name = path.Dir(name)
+	}
+	for ; s.dirs != nil && name != "." && !s.dirs[name]; name = path.Dir(name) {
+		if s.dirs[name] = true; len(s.dirs) > maxDirectories {
+			return fmt.Errorf("%w: more than %d directories", archive.ErrRejected, maxDirectories)
+		}
+	}
+	return nil
+}
+
+// deletions reads what deleted.files lists, and what is in the tar; dirs says that its directories are wanted.
+func (c *converted) deletions(ctx context.Context, open OpenFunc, dirs bool) (listed []string, found seen, err error) {
 	err = visit(ctx, open, func(e archive.Entry, r io.Reader) error {
 		switch e.Name {
 		case archive.DeletedFiles:
@@ -109,7 +133,7 @@ func (c *converted) deletions(ctx context.Context, open OpenFunc) (listed []stri
 			}
 			return archive.DecodeJSON(archive.DeletedFiles, raw, &listed)
 		case archive.RootfsDiff:
-			found, err = look(ctx, r)
+			found, err = look(ctx, r, dirs)
 			return err
 		}
 		return nil
@@ -138,8 +162,11 @@ func visit(ctx context.Context, open OpenFunc, show func(archive.Entry, io.Reade
 	}
 }
 
-// look reads a difference. An opaque mark has no counterpart in a list.
-func look(ctx context.Context, r io.Reader) (found seen, err error) {
+// look reads a difference, and notes its directories if they are wanted. An opaque mark has no counterpart in a list.
+func look(ctx context.Context, r io.Reader, dirs bool) (found seen, err error) {
+	if dirs {
+		found.dirs = map[string]bool{}
+	}
 	plain, _, err := archive.Decompress(r)
 	if err != nil {
 		return found, err
@@ -160,6 +187,9 @@ func look(ctx context.Context, r io.Reader) (found seen, err error) {
 		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 		base, ok := strings.CutPrefix(path.Base(name), whiteoutPrefix)
 		if !ok || base == "" {
+			if err := found.note(path.Clean(name), h.Typeflag); err != nil {
+				return found, err
+			}
 			continue
 		}
 		if strings.HasPrefix(base, whiteoutPrefix) {
@@ -174,8 +204,8 @@ func look(ctx context.Context, r io.Reader) (found seen, err error) {
 // rootEntry is the name under which containers/storage applies the root directory: "." it passes over.
 const rootEntry = "/"
 
-// prepend puts the root directory and whiteouts before the tar: what is in it afterwards is there again.
-func (c *converted) prepend(ctx context.Context, open OpenFunc, root fs.FileMode, names []string) error {
+// prepend puts a beginning before the tar, which is packed as it is.
+func (c *converted) prepend(ctx context.Context, open OpenFunc, begin func(archive.Compression) ([]byte, error)) error {
 	return visit(ctx, open, func(e archive.Entry, r io.Reader) error {
 		if e.Name != archive.RootfsDiff {
 			return nil
@@ -189,7 +219,7 @@ func (c *converted) prepend(ctx context.Context, open OpenFunc, root fs.FileMode
 		if err != nil {
 			return err
 		}
-		if c.prefix, err = beginning(root, names, packing); err != nil {
+		if c.prefix, err = begin(packing); err != nil {
 			return err
 		}
 		sum := sha256.New()
@@ -205,27 +235,29 @@ func (c *converted) prepend(ctx context.Context, open OpenFunc, root fs.FileMode
 // sniffBytes tell a compression.
 const sniffBytes = 32
 
-// beginning is that of a tar.
-func beginning(root fs.FileMode, names []string, c archive.Compression) ([]byte, error) {
+// beginning is that of a tar, with the root directory, unless its permissions are 0, and whiteouts: what is in the tar afterwards
+// is there again. An opaque name is a directory again, of which only what is in the tar is there.
+func beginning(root fs.FileMode, names []string, opaque func(name string) bool, c archive.Compression) ([]byte, error) {
 	var b bytes.Buffer
 	packer, err := archive.Compress(&b, c)
 	if err != nil {
 		return nil, err
 	}
 	w := tar.NewWriter(packer)
+	put := func(kind byte, name string, mode fs.FileMode) error {
+		return w.WriteHeader(&tar.Header{Typeflag: kind, Name: name, Mode: int64(mode.Perm()), ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
+	}
 	if root != 0 {
-		h := &tar.Header{Typeflag: tar.TypeDir, Name: rootEntry, Mode: int64(root.Perm()), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
-		if err := w.WriteHeader(h); err != nil {
-			return nil, err
-		}
+		err = put(tar.TypeDir, rootEntry, root)
 	}
 	for _, name := range names {
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: mark(name), Mode: memberMode, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
-		if err := w.WriteHeader(h); err != nil {
-			return nil, err
+		if opaque(name) {
+			err = errors.Join(err, put(tar.TypeDir, name+"/", 0o755), put(tar.TypeReg, path.Join(name, opaqueMark), memberMode))
+		} else {
+			err = errors.Join(err, put(tar.TypeReg, mark(name), memberMode))
 		}
 	}
-	if err := errors.Join(w.Flush(), packer.Close()); err != nil {
+	if err := errors.Join(err, w.Flush(), packer.Close()); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil

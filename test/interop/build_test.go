@@ -93,7 +93,7 @@ func TestCheckpointctlBuild(t *testing.T) {
 			if from.name == "runc" {
 				digests = "every digest is right"
 			}
-			for by, src := range map[string]string{"runc": layout, env.Direct: remote} {
+			for by, src := range map[string]string{"runc": layout, "crun": remote} {
 				t.Run("the image by "+by, func(t *testing.T) {
 					if said := h.ok("verify", "--plain-http", src); !strings.Contains(said, digests) {
 						t.Errorf("verify %s says %q, want %q in it", src, said, digests)
