@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // below the temporary directory
 	scratch = dir
+	syscall.Umask(0o022) // what tests put into containers is for all of their users
 	return m.Run()
 }
 
