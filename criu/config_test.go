@@ -5,14 +5,18 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/mnt"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/netdev"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pidns"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/ckarchive/ckarchive/archive"
 )
 
 // mountsDir is a directory of images with these mounts below a root.
@@ -23,6 +27,32 @@ func mountsDir(t *testing.T, mounts ...*mnt.MntEntry) string {
 		all = append(all, m)
 	}
 	return writeSet(t, map[string][]byte{"mountpoints-7.img": encode(t, magicMounts, all...)})
+}
+
+// Very many mounts are refused, and those that are not take seconds at most.
+func TestManyMounts(t *testing.T) {
+	spec := bindSpec("/vol")
+	for len(spec.Mounts) < 4*maxMounts {
+		spec.Mounts = append(spec.Mounts, spec.Mounts[0])
+	}
+	many := []*mnt.MntEntry{}
+	for id := uint32(2); id <= maxMounts; id++ {
+		key := ""
+		if id%2 == 0 {
+			key = "k" + strconv.Itoa(int(id))
+		}
+		many = append(many, mount(mnt.Fstype_TMPFS, id, 10, "/vol", key))
+	}
+	began := time.Now()
+	must(t, checkMountImages(mountsDir(t, many...), []string{"mountpoints-7.img"}, CheckOptions{Spec: spec}))
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("%d mounts took %v", maxMounts, took)
+	}
+	many = append(many, mount(mnt.Fstype_TMPFS, maxMounts+1, 10, "/vol", ""))
+	err := checkMountImages(mountsDir(t, many...), []string{"mountpoints-7.img"}, CheckOptions{Spec: spec})
+	if !errors.Is(err, archive.ErrRejected) {
+		t.Errorf("%d mounts: %v, want a rejection", maxMounts+1, err)
+	}
 }
 
 func mask(point, key, root string) *mnt.MntEntry {
