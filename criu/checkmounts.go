@@ -50,7 +50,7 @@ const (
 )
 
 // maxMounts bounds those of all namespaces: each is compared with all that are given.
-const maxMounts = 1 << 12
+const maxMounts = 1 << 13
 
 // checkMountImages rejects mounts that CRIU would make from anything but the
 // images or what it is given, and those that show more of the host than the spec.

@@ -23,7 +23,7 @@ func DropMounts(imagesDir string, candidates []string) (dropped []string, err er
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return !isMountImage(name) })
 	all, err := mountEntries(imagesDir)
-	if err != nil {
+	if err != nil || len(all) > maxMounts { // so many are not restored anywhere
 		return nil, err
 	}
 	files, err := readFiles(imagesDir)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fh"
@@ -17,6 +18,20 @@ import (
 	sk_unix "github.com/checkpoint-restore/go-criu/v8/crit/images/sk-unix"
 	"google.golang.org/protobuf/proto"
 )
+
+// The mounts that are looked at are bounded, as those of a restore are.
+func TestDropOfManyMounts(t *testing.T) {
+	const hosts = "/etc/hosts"
+	var many []*mnt.MntEntry
+	for id := uint32(2); id <= 20*maxMounts; id++ {
+		many = append(many, mount(mnt.Fstype_TMPFS, id, 10, hosts, hosts))
+	}
+	began := time.Now()
+	dropped, err := DropMounts(mountsDir(t, many...), []string{hosts})
+	if took := time.Since(began); err != nil || len(dropped) > 0 || took > 30*time.Second {
+		t.Errorf("dropped %q of %d mounts in %v: %v", dropped, len(many), took, err)
+	}
+}
 
 // A mount goes from the images unless something else in them depends on it.
 func TestDropMounts(t *testing.T) {
