@@ -97,7 +97,7 @@ func ConfigFile(ctx context.Context, imagesDir string, spec *specs.Spec, mountMa
 		if err := configWord(m.path); err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(&b, "external mnt[%s]:%s\n", m.key, m.path)
+		b.WriteString(configLine("external", "mnt["+m.key+"]:", m.path))
 	}
 	for fd, d := range desc {
 		// The runtimes look after pipes themselves.
@@ -122,7 +122,7 @@ func ConfigFile(ctx context.Context, imagesDir string, spec *specs.Spec, mountMa
 		if err := configWord(n.path); err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(&b, "join-ns net:%s\n", n.path)
+		b.WriteString(configLine("join-ns", "net:", n.path))
 	}
 	lines, err := opts.lines()
 	if err != nil {
@@ -134,12 +134,44 @@ func ConfigFile(ctx context.Context, imagesDir string, spec *specs.Spec, mountMa
 	return []byte(b.String()), nil
 }
 
-// configWord rejects what ends a word or begins a comment in CRIU's configuration.
+// CheckConfig tells whether a [ConfigFile] can hold the mounts among externals, as an archive lists them, and the paths that
+// they are given. What has no path yet passes: see [CheckMapped].
+func CheckConfig(spec *specs.Spec, mountMap map[string]string, externals []archive.External) error {
+	mapped, err := mapper{spec: spec, mountMap: mountMap, emptyDir: "/"}.mapAll(externalsOf(externals))
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	for _, m := range mapped {
+		if err := errors.Join(configWord(m.key), configWord(m.path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// configLine writes an option whose value ends with an absolute path. CRIU's parser (parse_statement of its config.c) takes a
+// value in quotation marks with spaces in it, but then looks for a second value at the wrong place: as far from the beginning
+// of the value as the value is from that of the line. It finds the end, and nothing, where both are of one length.
+func configLine(option, prefix, path string) string {
+	value := prefix + path
+	if !strings.ContainsFunc(value, unicode.IsSpace) {
+		return option + " " + value + "\n"
+	}
+	const marks = 2
+	for len(value) < len(option)+1+marks {
+		path = "/" + path
+		value = prefix + path
+	}
+	return option + strings.Repeat(" ", len(value)-marks-len(option)) + `"` + value + "\"\n"
+}
+
+// configWord rejects what no value of CRIU's configuration can hold: # begins a comment even in quotation marks. Brackets end
+// keys.
 func configWord(s string) error {
 	bad := func(r rune) bool {
-		return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("#\"'\\[]", r)
+		return unicode.IsControl(r) && r != '\t' || strings.ContainsRune("#\"[]", r)
 	}
-	if s == "" || strings.ContainsFunc(s, bad) {
+	if s == "" || strings.ContainsFunc(s, bad) || strings.HasSuffix(s, `\`) {
 		return fmt.Errorf("make criu configuration: %s cannot be written in it; restore with the direct engine", archive.QuoteName(s))
 	}
 	return nil

@@ -3,6 +3,7 @@ package criu
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -105,6 +106,9 @@ func TestConfigFileRejects(t *testing.T) {
 		"unmapped, all of them": {[]*mnt.MntEntry{mount(mnt.Fstype_AUTO, 3, 12, "/a", "/a"), mount(mnt.Fstype_AUTO, 4, 12, "/b", "/b")}, ConfigOptions{}, `"/a", "/b"`},
 		"option in a key":       {[]*mnt.MntEntry{mount(mnt.Fstype_AUTO, 3, 12, "/vol", "x]:/y\naction-script /evil")}, ConfigOptions{}, "direct engine"},
 		"one key, two sources":  {[]*mnt.MntEntry{mount(mnt.Fstype_AUTO, 3, 12, "/vol", "k"), mount(mnt.Fstype_AUTO, 4, 12, "/dev/null", "k")}, ConfigOptions{}, "the same key"},
+		"end of a quotation":    {[]*mnt.MntEntry{mount(mnt.Fstype_AUTO, 3, 12, "/vol", `x y" --evil "`)}, ConfigOptions{}, "direct engine"},
+		"comment in a key":      {[]*mnt.MntEntry{mount(mnt.Fstype_AUTO, 3, 12, "/vol", "x #y")}, ConfigOptions{}, "direct engine"},
+		"escape in a key":       {[]*mnt.MntEntry{mount(mnt.Fstype_AUTO, 3, 12, "/vol", `x y\`)}, ConfigOptions{}, "direct engine"},
 		"line in an option":     {nil, ConfigOptions{Lines: []string{"a\nb"}}, "control character"},
 	} {
 		_, err := ConfigFile(t.Context(), mountsDir(t, test.mounts...), bindSpec("/vol"), nil, test.opts)
@@ -131,6 +135,44 @@ func TestConfigFileInheritsOnce(t *testing.T) {
 	must(t, err)
 	if want := "inherit-fd fd[5]:file[1b:a1]\n"; string(got) != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestConfigLine: CRIU's own parser takes what has spaces, and is not lenient with what is written otherwise.
+func TestConfigLine(t *testing.T) {
+	b := requireReal(t)
+	parse := func(config string) string {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), "criu.conf")
+		must(t, os.WriteFile(path, []byte(config), 0o600))
+		// It gives up at the directory of images, behind the configuration.
+		out, err := exec.Command(b.Path, "cpuinfo", "check", "--config", path, "--images-dir", "/nonexistent").CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "nonexistent") && !strings.Contains(string(out), "configuration") {
+			t.Fatalf("%s: %v", out, err)
+		}
+		return string(out)
+	}
+	if out := parse("external \"mnt[/with space]:/host/with space\"\n"); !strings.Contains(out, "Unsupported configuration file format") {
+		t.Errorf("CRIU has learned to read spaces in a value: %s", out)
+	}
+	for path, want := range map[string]string{
+		"/plain":      "external mnt[/plain]:/plain\n",
+		"/ ":          "external \"mnt[/ ]:// \"\n",
+		"/with space": "external             \"mnt[/with space]:/with space\"\n",
+		"/tab\tand ä": "external             \"mnt[/tab\tand ä]:/tab\tand ä\"\n",
+		"/' \\b":      "external     \"mnt[/' \\b]:/' \\b\"\n",
+	} {
+		must(t, configWord(path))
+		got := configLine("external", "mnt["+path+"]:", path)
+		if strings.Contains(want, "  ") && strings.Join(strings.Fields(got), " ") == strings.Join(strings.Fields(want), " ") {
+			want = got // the number of spaces is CRIU's to judge
+		}
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if out := parse(got + "tcp-close\n"); strings.Contains(out, "configuration") {
+			t.Errorf("%q: %s", got, out)
+		}
 	}
 }
 

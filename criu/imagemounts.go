@@ -146,14 +146,18 @@ func (p mapper) mapAll(mounts []ImageMount) ([]keyed, error) {
 // CheckMapped tells whether a restore would find a source for every mount among externals, as an
 // archive lists them: an [ErrUnmapped] if not. mountMap gives sources by mount point.
 func CheckMapped(spec *specs.Spec, mountMap map[string]string, externals []archive.External) error {
-	var mounts []ImageMount
+	_, err := mapper{spec: spec, mountMap: mountMap, emptyDir: "/"}.mapAll(externalsOf(externals))
+	return err
+}
+
+// externalsOf are the external mounts as an archive lists them.
+func externalsOf(externals []archive.External) (mounts []ImageMount) {
 	for _, e := range externals {
 		if e.Kind == kindMount && e.Path != "" {
 			mounts = append(mounts, ImageMount{Key: e.Key, Mountpoint: e.Path, Cgroup: isCgroupPath(e.Path)})
 		}
 	}
-	_, err := mapper{spec: spec, mountMap: mountMap, emptyDir: "/"}.mapAll(mounts)
-	return err
+	return mounts
 }
 
 func isCgroupPath(mountpoint string) bool {

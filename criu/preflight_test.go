@@ -421,7 +421,7 @@ func TestReport(t *testing.T) {
 func TestCodesHaveWords(t *testing.T) {
 	for _, code := range []string{
 		"stray-process", "rootfs-mismatch", "ptrace", "freeze-timeout", "session-outside", "shell-job", "nested-namespace",
-		"nested-mount", "nested-tmpfs", "mount-unsupported", "tmpfs-size", "file-locks", "file-type", "io-uring",
+		"nested-mount", "nested-tmpfs", "mount-unsupported", "mount-newline", "mount-name", "tmpfs-size", "file-locks", "file-type", "io-uring",
 		"host-file", "stdout-host-file", "link-remap", "ghost-limit", "uprobes", "device-mapping", "gpu-plugin",
 		"inotify-overlay", "sockets-unseen", "socket-type", "mptcp-socket", "tcp-in-flight", "tcp-established",
 		"unix-other-namespace", "unix-external", "unix-stream-external",

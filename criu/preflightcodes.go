@@ -30,6 +30,16 @@ var preflightCauses = []Finding{
 		Remedy: "give it to the container as a volume of its own",
 	},
 	{
+		Code: "mount-newline", Severity: Blocker,
+		Text:   "the path of a mount has a line break, which CRIU does not find again in the kernel's list of mounts",
+		Remedy: "give the container that mount at another path",
+	},
+	{
+		Code: "mount-name", Severity: Warning,
+		Text:   "the path of a mount cannot be written in the configuration of CRIU with which a runtime restores it",
+		Remedy: "restore with the direct engine, or give the container that mount at another path",
+	},
+	{
 		Code: "gpu-plugin", Severity: Info,
 		Text:   "a task uses a GPU, whose state a plugin of CRIU dumps",
 		Remedy: "restore on a host with the same kind of GPU, driver and plugin",

@@ -11,6 +11,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/ckarchive/ckarchive/archive"
 )
 
 // tmpfsWarnBytes is how much data in tmpfs is worth a warning: at
@@ -132,8 +134,16 @@ func (p *preflight) mounts() {
 		ownCgroupNS = !same
 	}
 	external := map[string]bool{}
+	for _, m := range root.mounts {
+		if strings.Contains(m.Mountpoint, "\n") {
+			p.add("mount-newline", m.Mountpoint, archive.QuoteName(m.Mountpoint))
+		}
+	}
 	for _, e := range externalMounts(root.mounts, p.opts.Spec, ownCgroupNS) {
 		external[e.Path] = true
+		if configWord(e.Path) != nil && !strings.Contains(e.Path, "\n") {
+			p.add("mount-name", e.Path, archive.QuoteName(e.Path))
+		}
 		if _, bound := specBind(p.opts.Spec, e.Path); !bound && p.volume(e.Path) != "" {
 			p.add("nested-mount", e.Path, e.Path+" below the volume "+p.volume(e.Path))
 		}

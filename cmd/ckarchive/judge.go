@@ -259,6 +259,11 @@ func (r *restore) checkPolicy(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if r.runtime.Name != runtime.Direct && !r.sandboxed() {
+		if err := criu.CheckConfig(spec, r.cmd.MapMount, r.meta.Externals); err != nil {
+			return "", withHint(&environmentError{fmt.Errorf("restore container %q: %w", r.id, err)}, "restore it with --engine direct")
+		}
+	}
 	err = criu.CheckMapped(spec, r.cmd.MapMount, r.meta.Externals)
 	return "the container gets nothing that was not granted", withHint(err, "name a path of this host for each with --map-mount DEST=SOURCE")
 }

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"maps"
+	"strings"
+
 	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
@@ -22,8 +25,20 @@ type targetFlags struct {
 	remoteFlags
 }
 
+// cutMounts lets a DEST of --map-mount have a = in it: every SOURCE begins with a slash then.
+func (f *targetFlags) cutMounts() {
+	for dest, source := range maps.Clone(f.MapMount) {
+		before, after, found := strings.Cut(source, "=/")
+		if found && !strings.HasPrefix(source, "/") {
+			delete(f.MapMount, dest)
+			f.MapMount[dest+"="+before] = "/" + after
+		}
+	}
+}
+
 // check refuses flags that exclude each other.
 func (f *targetFlags) check() error {
+	f.cutMounts()
 	switch {
 	case f.Rootfs != "" && f.Base != "":
 		return usagef("--rootfs and --base exclude each other: one is changed in place, the other copied")
