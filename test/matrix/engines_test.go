@@ -152,13 +152,13 @@ func (h *host) foreign(id, pid, log string) *env.Container {
 	return env.Watch(h.t, env.Container{ID: id, PID: number, Log: log})
 }
 
-// await waits until a server is ready.
+// await waits until something is so; log is shown when it does not come to be.
 func (h *host) await(log string, ready func() bool) {
 	h.t.Helper()
 	for end := time.Now().Add(2 * time.Minute); !ready(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			content, _ := os.ReadFile(log) //nolint:errcheck // the failure stands without it
-			h.t.Fatalf("the server does not answer:\n%s", content)
+			h.t.Fatalf("it does not come to be:\n%s", content)
 		}
 	}
 }
