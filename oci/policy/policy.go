@@ -45,7 +45,7 @@ type Reason struct {
 	Grant string // the flag that grants it; empty if none does
 }
 
-// RefusedError lists all reasons why a spec may not be used.
+// RefusedError lists all reasons why a spec may not be used, or the first hundred and how many more there are.
 type RefusedError struct{ Reasons []Reason }
 
 // Error lists the reasons.
@@ -97,10 +97,23 @@ func Rebuild(archived *specs.Spec, opts Options) (*Result, error) {
 		return nil, err
 	}
 	if len(b.refused) > 0 {
-		return nil, &RefusedError{Reasons: b.refused}
+		return nil, &RefusedError{Reasons: bounded(b.refused)}
 	}
 	b.result.Spec = b.spec
 	return &b.result, nil
+}
+
+// maxReasons bounds what an archive can make a terminal show.
+const maxReasons = 100
+
+// bounded leaves out what nobody would read. What no flag grants goes before the rest then.
+func bounded(reasons []Reason) []Reason {
+	more := len(reasons) - maxReasons
+	if more <= 0 {
+		return reasons
+	}
+	slices.SortStableFunc(reasons, func(a, b Reason) int { return min(len(a.Grant), 1) - min(len(b.Grant), 1) })
+	return append(reasons[:maxReasons:maxReasons], Reason{What: fmt.Sprintf("%d more", more), Why: "they are not shown"})
 }
 
 // plainWord is what a command line takes without quotes.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -257,6 +258,24 @@ func TestRebuildGivesAllReasonsAtOnce(t *testing.T) {
 	_, err := Rebuild(s, Options{})
 	if err == nil || !strings.Contains(err.Error(), "--map-mount /v=SOURCE") || !strings.Contains(err.Error(), "--allow device:/dev/vda") {
 		t.Errorf("error %v, want both reasons and their grants", err)
+	}
+}
+
+// An archive cannot fill a terminal with what it asks for. What cannot be granted is told first then.
+func TestRebuildBoundsReasons(t *testing.T) {
+	s := plain()
+	for i := range 10 * maxReasons {
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/v" + strconv.Itoa(i), Type: "bind", Source: "/etc"})
+	}
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/disk", Type: "ext4", Source: "/dev/vda"})
+	_, err := Rebuild(s, Options{})
+	var refused *RefusedError
+	if !errors.As(err, &refused) || len(refused.Reasons) != maxReasons+1 {
+		t.Fatalf("error %v, want %d reasons and how many there are besides", err, maxReasons)
+	}
+	first, last := refused.Reasons[0], refused.Reasons[maxReasons]
+	if first.Grant != "" || !strings.Contains(first.What, "/disk") || last.What != "901 more" {
+		t.Errorf("first %+v, last %+v", first, last)
 	}
 }
 
