@@ -86,9 +86,6 @@ func clientSpec(raw []byte, tmpfs []string) ([]byte, error) {
 	}
 	// Two containers of one checkpoint would share it.
 	delete(linux, "cgroupsPath")
-	if err := linux.each("namespaces", clientNamespace); err != nil {
-		return nil, err
-	}
 	if err := spec.set("linux", linux); err != nil {
 		return nil, err
 	}
@@ -133,18 +130,6 @@ func (d document) decode(into any) error {
 	return err
 }
 
-// clientNamespace makes the container's own what was its pod's.
-func clientNamespace(d document) error {
-	var ns specs.LinuxNamespace
-	if err := d.decode(&ns); err != nil {
-		return err
-	}
-	if isOwnedByClient(ns.Type) {
-		delete(d, "path")
-	}
-	return nil
-}
-
 // NeededByClient gives the paths of the host that a container needs in containerd's client, and that no archive brings along: what
 // is bound into it, and the network or the processes that it does not have for itself. without are mount points that it does
 // without, or has itself.
@@ -159,16 +144,11 @@ func NeededByClient(spec *specs.Spec, without []string) []string {
 		return paths
 	}
 	for _, ns := range spec.Linux.Namespaces {
-		if ns.Path != "" && !isOwnedByClient(ns.Type) {
+		if ns.Path != "" && !inImages(ns.Type) {
 			paths = append(paths, ns.Path)
 		}
 	}
 	return paths
-}
-
-// isOwnedByClient tells of the namespaces that are in the images, also those of a pod.
-func isOwnedByClient(kind specs.LinuxNamespaceType) bool {
-	return kind == specs.IPCNamespace || kind == specs.UTSNamespace || kind == specs.CgroupNamespace
 }
 
 // withoutOwn leaves out of a runtime configuration what CRI-O would look for in the request that it was asked with, though

@@ -123,6 +123,9 @@ func newConverted(head map[string][]byte, opts ConvertOptions) (*converted, erro
 	opts.Known.fill(meta)
 	c := &converted{meta: meta, replaced: map[string][]byte{}}
 	spec, err := c.leaveOut(head, opts)
+	if err == nil {
+		spec, err = withOwnNamespaces(spec)
+	}
 	switch {
 	case err != nil:
 	case opts.Target == ForClient:
@@ -159,6 +162,7 @@ func mergeConfig(original, made []byte, m *archive.Metadata, opts ConvertOptions
 	if err := json.Unmarshal(made, &universal); err != nil {
 		return nil, err
 	}
+	leavePod(all)
 	for key, value := range universal {
 		if old, ok := all[key]; !ok || isEmpty(old) {
 			all[key] = value
@@ -188,11 +192,6 @@ func mergeConfig(original, made []byte, m *archive.Metadata, opts ConvertOptions
 	}
 	b, err := json.MarshalIndent(all, "", "  ")
 	return append(b, '\n'), err
-}
-
-// isEmpty tells whether a value says nothing.
-func isEmpty(raw json.RawMessage) bool {
-	return slices.Contains([]string{`""`, `null`, `"0001-01-01T00:00:00Z"`}, string(raw))
 }
 
 // containerdRef is the name under which containerd finds an image: by its manifest, which it can fetch, or by its ID, which it has
