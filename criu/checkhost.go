@@ -26,7 +26,7 @@ func checkFilters(dir string, names []string, spec *specs.Spec) error {
 		return nil
 	}
 	for _, name := range names {
-		if !strings.HasPrefix(name, "iptables-") && !strings.HasPrefix(name, "ip6tables-") && !strings.HasPrefix(name, "nftables-") {
+		if !isFilterImage(name) {
 			continue
 		}
 		fi, err := os.Lstat(filepath.Join(dir, name))
@@ -38,6 +38,11 @@ func checkFilters(dir string, names []string, spec *specs.Spec) error {
 		}
 	}
 	return nil
+}
+
+// isFilterImage tells whether an image is of packet filters.
+func isFilterImage(name string) bool {
+	return strings.HasPrefix(name, "iptables-") || strings.HasPrefix(name, "ip6tables-") || strings.HasPrefix(name, "nftables-")
 }
 
 func hasNamespace(spec *specs.Spec, typ specs.LinuxNamespaceType) bool {

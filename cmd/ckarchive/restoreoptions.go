@@ -28,6 +28,7 @@ type restoreFlags struct {
 	ManageCgroupsMode string            `help:"How CRIU treats cgroups: ignore, none, props, soft, full or strict; as dumped, else ignore for the direct engine and the runtime's own choice." placeholder:"MODE"`
 	WeakSysctls       bool              `help:"Leave out sysctls that this kernel lacks."`
 	CgroupPath        string            `help:"Where the container's cgroup goes, in every hierarchy; by default the engine's choice." placeholder:"PATH"`
+	NetworkLock       string            `help:"How CRIU locks the network of the container while it restores: iptables, nftables or skip; as dumped, or by what this host has." placeholder:"METHOD"`
 	LSMProfile        string            `name:"lsm-profile" help:"Security profile of the processes, apparmor:NAME or selinux:LABEL; as dumped." placeholder:"TYPE:NAME"`
 	LSMMountContext   string            `name:"lsm-mount-context" help:"SELinux context of the mounts that have one; as dumped." placeholder:"CONTEXT"`
 	Namespace         map[string]string `help:"Namespace of this host to restore into: net, pid, ipc, uts or time, and the path of its file; may be repeated." placeholder:"TYPE=PATH" mapsep:"none"`
@@ -47,6 +48,7 @@ const (
 	byConfig               // a field of CRIU's request; with a runtime, a line of CRIU's configuration
 	bySpec                 // part of the runtime configuration, or of CRIU's request made from it
 	directly               // CRIU's request only
+	byImages               // a change of the images
 	byRuntime              // an option of the runtime's restore command only
 )
 
@@ -77,6 +79,7 @@ func restoreOptions() []restoreOption {
 		{"skip-file-rwx-check", byConfig, func(c *restoreCmd) string { return said(c.SkipFileRWXCheck) }, carried, ""},
 		{"mntns-compat-mode", byConfig, func(c *restoreCmd) string { return said(c.MntnsCompatMode) }, carried, ""},
 		{"manage-cgroups-mode", byRequest, func(c *restoreCmd) string { return c.ManageCgroupsMode }, cgroupModes(), ""},
+		{"network-lock", byImages, func(c *restoreCmd) string { return c.NetworkLock }, nil, ""},
 		{"weak-sysctls", byConfig, func(c *restoreCmd) string { return set(c.WeakSysctls) }, nil, ""},
 		{"cgroup-path", bySpec, func(c *restoreCmd) string { return c.CgroupPath }, nil, ""},
 		{"lsm-profile", byRequest, func(c *restoreCmd) string { return c.LSMProfile }, nil, ""},
@@ -214,6 +217,8 @@ func (f *restoreFlags) check() error {
 		return usagef("--tcp-established and --tcp-close exclude each other")
 	case f.ManageCgroupsMode != "" && !slices.Contains(cgroupModes(), f.ManageCgroupsMode):
 		return usagef("--manage-cgroups-mode %s: want one of %s", f.ManageCgroupsMode, strings.Join(cgroupModes(), ", "))
+	case f.NetworkLock != "" && !slices.Contains(criu.NetworkLocks(), f.NetworkLock):
+		return usagef("--network-lock %s: want one of %s", f.NetworkLock, strings.Join(criu.NetworkLocks(), ", "))
 	case f.CgroupPath != "" && (!path.IsAbs(f.CgroupPath) || path.Clean(f.CgroupPath) != f.CgroupPath || f.CgroupPath == "/"):
 		return usagef("--cgroup-path %s: want a clean absolute path below the root of the hierarchies", f.CgroupPath)
 	case f.LSMProfile != "" && !strings.HasPrefix(f.LSMProfile, "apparmor:") && !strings.HasPrefix(f.LSMProfile, "selinux:"):

@@ -146,6 +146,9 @@ func (r *restore) revive(ctx context.Context, p *progress, unpacked string) erro
 	if err := r.fixRoot(images); err != nil {
 		return err
 	}
+	if err := r.fitNetworkLock(images); err != nil {
+		return err
+	}
 	if err := r.makeStandIns(ctx, unpacked); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/ckarchive/ckarchive/archive"
 	"github.com/ckarchive/ckarchive/archive/rootfs"
 	"github.com/ckarchive/ckarchive/criu"
+	"github.com/ckarchive/ckarchive/oci/runtime"
 )
 
 // A stand-in is what a restored container gets in place of a file or directory that its engine made
@@ -110,6 +111,24 @@ func (r *restore) fixRoot(images string) error {
 		return err
 	}
 	return os.Chmod(r.rootfs, mode)
+}
+
+// fitNetworkLock has the network locked by what this host has, while the container is restored.
+func (r *restore) fitNetworkLock(images string) error {
+	if r.sandboxed() {
+		return nil
+	}
+	method, err := r.criu.FitNetworkLock(images, criu.NetworkLockOptions{
+		Method: r.options.values["network-lock"], Connections: r.options.on("tcp-established"),
+		Filters: r.runtime.Name == runtime.Direct, // the runtimes leave the network namespace empty
+	})
+	if errors.Is(err, criu.ErrLocked) {
+		return withHint(&environmentError{err}, "restore it with --engine runtime, or where that packet filter is installed")
+	}
+	if err == nil && method != "" {
+		r.app.say("the network is locked by the method %s, and not as at the dump", method)
+	}
+	return err
 }
 
 // makeStandIns makes them, with what the unpacked archive has of their content.

@@ -149,3 +149,37 @@ func (h *host) sharedNetwork() string {
 	}
 	return fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid)
 }
+
+// withoutIPTables lets a command run where no iptables is installed.
+func withoutIPTables(cmd *exec.Cmd) *exec.Cmd {
+	const hide = `mount -t tmpfs none /mnt && mkdir /mnt/none && for f in /usr/sbin/*tables*; do mknod "/mnt/none/${f##*/}" c 0 0; done &&
+mount -t overlay overlay -o lowerdir=/mnt/none:/usr/sbin /usr/sbin && ! command -v iptables-restore && exec "$@"`
+	hidden := exec.Command("unshare", append([]string{"--mount", "sh", "-c", hide, "sh", cmd.Path}, cmd.Args[1:]...)...)
+	hidden.Env, hidden.Dir = cmd.Env, cmd.Dir
+	return hidden
+}
+
+// TestNetworkLockOfAnotherHost: CRIU locks the network of a container that is restored as it did at the dump. A host without
+// iptables locks it with nftables.
+func TestNetworkLockOfAnotherHost(t *testing.T) {
+	h := newHost(t)
+	c := h.start("c", counts())
+	path := c.export("c.tar.zst", "--base", h.built.base)
+	r := &container{t: t, h: h, id: h.id("r"), log: h.path("r.log")}
+	t.Cleanup(r.remove)
+	restore := func(id string, flags ...string) outcome {
+		return h.end(withoutIPTables(h.command(append([]string{"--json", "restore", "--detach", "--log", r.log, "--id", id, "--base", h.built.base, path}, flags...)...)), nil)
+	}
+	said := decode[restored](restore(r.id).want(0, "method nftables"))
+	r.pid, r.bundle, r.rootfs = said.PID, said.Bundle, said.Rootfs
+	r.wellFrom(c)
+	if left := locks(t, r.pid); left != "" {
+		t.Errorf("the network is still locked: %s", left)
+	}
+	// CRIU alone restores the packet filters of the dump, and the lock with them.
+	restore(h.id("direct"), "--engine", "direct").want(8, "which only the method of the dump removes", "--engine runtime")
+	wantNothing(h, "direct")
+	r = h.restore("skipped", path, "--base", h.built.base, "--network-lock", "skip")
+	r.wellFrom(c)
+	h.restoreRefused("unknown", []string{"--base", h.built.base, "--network-lock", "ufw", path}, 2, "iptables, nftables, skip")
+}
