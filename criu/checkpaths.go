@@ -103,10 +103,12 @@ func (c pathChecker) below(ctx context.Context, m *mnt.MntEntry, rel string, las
 		if leadsAway(at) {
 			return fmt.Errorf("%s is what a process has open, whoever's it is", archive.QuoteName(at))
 		}
-		return nil
 	case mnt.Fstype_TMPFS:
-		return c.withoutPackedLinks(ctx, m, strings.TrimPrefix(at, "/"), last)
+		if err := c.withoutPackedLinks(ctx, m, strings.TrimPrefix(at, "/"), last); err != nil {
+			return err
+		}
 	}
+	// Whatever its type says: the root file system may be a temporary one as well.
 	for _, g := range c.mounts {
 		if g == m || !isExternal(g) && imagePath(g.GetMountpoint()) != "/" || !bindsFrom(m, g) {
 			continue

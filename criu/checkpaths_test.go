@@ -110,6 +110,24 @@ func TestCheckPaths(t *testing.T) {
 	}
 }
 
+// TestCheckPathsRootOfType: a part of the root file system is one whatever type the images say of both.
+func TestCheckPathsRootOfType(t *testing.T) {
+	rootfs := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(rootfs, "bin"), 0o755))
+	must(t, os.Symlink("/etc", filepath.Join(rootfs, "out")))
+	for _, typ := range []mnt.Fstype{mnt.Fstype_TMPFS, mnt.Fstype_PROC, mnt.Fstype_AUTO} {
+		for part, accepted := range map[string]bool{"/bin": true, "/out": false} {
+			root := mount(typ, 1, 10, "/", "")
+			dir := writeSet(t, map[string][]byte{
+				"mountpoints-7.img": encode(t, magicMounts, root, bound(root, part, "/mnt")), "files.img": encode(t, magicFiles, named("/bin/sh")),
+			})
+			if err := CheckPaths(t.Context(), dir, &specs.Spec{}, rootfs, nil); (err == nil) != accepted {
+				t.Errorf("%s of a root of type %s: error %v", part, typ, err)
+			}
+		}
+	}
+}
+
 // TestCheckPathsReplaced: another file may have the name of one that was deleted, and be a link.
 func TestCheckPathsReplaced(t *testing.T) {
 	rootfs := t.TempDir()
