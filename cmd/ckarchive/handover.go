@@ -66,7 +66,7 @@ func (c *restoreCmd) intoPodman(ctx context.Context, a *app) (err error) {
 	defer cancel()
 	id, err := podman.Import(ctx, runtime.PodmanImport{File: file, Name: c.Name, Flags: podmanFlags(meta)})
 	if err != nil {
-		return &restoreError{cause(ctx, withHint(fmt.Errorf("restore %s into podman: %w", c.Source, err), "podman container restore --help says what Podman can leave out"))}
+		return &restoreError{cause(ctx, withHint(fmt.Errorf("restore %s into podman: %w", c.Source, err), "what ckarchive convert --to podman writes can be imported with any flag of podman container restore, as --ignore-volumes"))}
 	}
 	return a.printResult(id, restoreResult{ID: id, Runtime: "podman"})
 }
