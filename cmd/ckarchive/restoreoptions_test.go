@@ -76,7 +76,7 @@ func handed(t *testing.T, r *restore, rt runtime.Runtime) []any {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return []any{o}
+		return []any{o, r.lockOptions()}
 	}
 	config, err := r.configOptions(files)
 	if err != nil {
@@ -86,7 +86,7 @@ func handed(t *testing.T, r *restore, rt runtime.Runtime) []any {
 	if len(o.Inherited) != len(config.Inherit) {
 		t.Errorf("the configuration names %v and %d descriptors are handed over", config.Inherit, len(o.Inherited))
 	}
-	return []any{o, config, spec}
+	return []any{o, config, spec, r.lockOptions()}
 }
 
 // Each option changes what the engines that have it are told, and is refused by the others.
@@ -103,7 +103,7 @@ func TestRestoreOptionsReachTheEngines(t *testing.T) {
 	inherit := "fd[" + strconv.Itoa(fd) + "]:socket[77]"
 	arguments := map[string][]string{
 		"manage-cgroups-mode": {"--manage-cgroups-mode", "full"}, "cgroup-path": {"--cgroup-path", "/a/b"},
-		"lsm-profile": {"--lsm-profile", "apparmor:x"}, "lsm-mount-context": {"--lsm-mount-context", "system_u:x"},
+		"network-lock": {"--network-lock", "skip"}, "lsm-profile": {"--lsm-profile", "apparmor:x"}, "lsm-mount-context": {"--lsm-mount-context", "system_u:x"},
 		"namespace": {"--namespace", "net=/proc/self/ns/net"}, "external": {"--external", "unix[7]"},
 		"inherit-fd": {"--inherit-fd", inherit}, "veth": {"--veth", "eth0=host0@br0"}, "criu-config": {"--criu-config", file},
 	}
@@ -176,6 +176,7 @@ func TestRestoreFlagsRefused(t *testing.T) {
 	for _, flags := range [][]string{
 		{"--tcp-established", "--tcp-close"},
 		{"--manage-cgroups-mode", "hard"},
+		{"--network-lock", "ufw"},
 		{"--cgroup-path", "a"},
 		{"--cgroup-path", "/a/../b"},
 		{"--cgroup-path", "/"},

@@ -118,10 +118,7 @@ func (r *restore) fitNetworkLock(images string) error {
 	if r.sandboxed() {
 		return nil
 	}
-	method, err := r.criu.FitNetworkLock(images, criu.NetworkLockOptions{
-		Method: r.options.values["network-lock"], Connections: r.options.on("tcp-established"),
-		Filters: r.runtime.Name == runtime.Direct, // the runtimes leave the network namespace empty
-	})
+	method, err := r.criu.FitNetworkLock(images, r.lockOptions())
 	if errors.Is(err, criu.ErrLocked) {
 		return withHint(&environmentError{err}, "restore it with --engine runtime, or where that packet filter is installed")
 	}
@@ -129,6 +126,13 @@ func (r *restore) fitNetworkLock(images string) error {
 		r.app.say("the network is locked by the method %s, and not as at the dump", method)
 	}
 	return err
+}
+
+func (r *restore) lockOptions() criu.NetworkLockOptions {
+	return criu.NetworkLockOptions{
+		Method: r.options.values["network-lock"], Connections: r.options.on("tcp-established"),
+		Filters: r.runtime.Name == runtime.Direct, // the runtimes leave the network namespace empty
+	}
 }
 
 // makeStandIns makes them, with what the unpacked archive has of their content.
