@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -38,19 +39,24 @@ func restoreOptions(t *testing.T, d DumpOptions) (RestoreOptions, *bufio.Reader)
 	t.Cleanup(func() { r.Close(); w.Close() })
 	return RestoreOptions{
 		Flags: d.Flags, Spec: d.Spec, Rootfs: d.Rootfs, ImagesDir: d.ImagesDir, WorkDir: filepath.Join(t.TempDir(), "work"),
-		CgroupPath: fmt.Sprintf("/ckarchive-test/%d-%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-")),
+		CgroupPath: fmt.Sprintf("/ckarchive-test-%d/%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-")),
 		Stdout:     w, Stderr: w, EmptyDir: t.TempDir(),
 	}, bufio.NewReader(r)
 }
 
-// removeCgroup removes the cgroups of a container that has ended.
+// removeCgroup removes the cgroups of a container that has ended. They are busy until the kernel is done with its processes.
 func removeCgroup(path string) error {
 	hs, err := hostHierarchies()
 	if err != nil {
 		return err
 	}
+	end := time.Now().Add(time.Minute)
 	for _, h := range hs {
-		if rerr := os.Remove(h.dir(path)); !errors.Is(rerr, os.ErrNotExist) {
+		rerr := os.Remove(h.dir(path))
+		for ; errors.Is(rerr, unix.EBUSY) && time.Now().Before(end); rerr = os.Remove(h.dir(path)) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}
 	}
@@ -259,7 +265,10 @@ func TestRestoreStdoutFile(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, logOf(err))
 	}
-	defer func() { killTree(res.PID); must(t, removeCgroup(res.CgroupPath)) }()
+	defer func() {
+		killTree(res.PID)
+		must(t, errors.Join(removeCgroup(res.CgroupPath), removeCgroup(filepath.Dir(res.CgroupPath))))
+	}()
 	for fileSize(t, out.Name()) <= size { // ends with the test's own limit if nothing comes
 		if !alive(res.PID) {
 			t.Fatal("the container ended")
