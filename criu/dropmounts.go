@@ -6,7 +6,6 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/mnt"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/ckarchive/ckarchive/archive"
 )
@@ -110,21 +109,5 @@ func isOn(f *fdinfo.FileEntry, m *mnt.MntEntry) bool {
 // withoutMounts gives the content of an image without some of its entries. The others are the same
 // bytes as before.
 func withoutMounts(dir, name string, mountpoints []string) ([]byte, error) {
-	f, size, err := openImage(dir, name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // read side
-	out := newImage(magicMounts)
-	err = walkImage(f, name, size, magicMounts, func(b []byte) error {
-		var m mnt.MntEntry
-		if err := proto.Unmarshal(b, &m); err != nil {
-			return imageError(name, "%w", err)
-		}
-		if !isDropped(&m, mountpoints) {
-			out = appendEntry(out, b)
-		}
-		return nil
-	})
-	return out, err
+	return rewritten(dir, name, magicMounts, func(m *mnt.MntEntry) (keep, changed bool) { return !isDropped(m, mountpoints), false })
 }

@@ -37,28 +37,15 @@ func OwnTmpfs(imagesDir, mountpoint string) (content string, err error) {
 
 // ownTmpfs gives the new content of an image, and the device of the tmpfs if there is one.
 func ownTmpfs(dir, name, mountpoint string) (image []byte, device uint32, err error) {
-	f, size, err := openImage(dir, name)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer f.Close() //nolint:errcheck // read side
-	image = newImage(magicMounts)
-	err = walkImage(f, name, size, magicMounts, func(b []byte) error {
-		var m mnt.MntEntry
-		if err := proto.Unmarshal(b, &m); err != nil {
-			return imageError(name, "%w", err)
-		}
+	image, err = rewritten(dir, name, magicMounts, func(m *mnt.MntEntry) (keep, changed bool) {
 		whole := mnt.Fstype(m.GetFstype()) == mnt.Fstype_TMPFS && m.GetRoot() == "/" //nolint:gosec // an enum
-		if isDropped(&m, []string{mountpoint}) && whole {
-			device = m.GetRootDev()
-			m.ExtKey, m.ExtMount = nil, nil
-			m.MasterId = proto.Uint32(0) // what it followed is on the other host
-			if b, err = proto.Marshal(&m); err != nil {
-				return imageError(name, "%w", err)
-			}
+		if !isDropped(m, []string{mountpoint}) || !whole {
+			return true, false
 		}
-		image = appendEntry(image, b)
-		return nil
+		device = m.GetRootDev()
+		m.ExtKey, m.ExtMount = nil, nil
+		m.MasterId = proto.Uint32(0) // what it followed is on the other host
+		return true, true
 	})
 	return image, device, err
 }

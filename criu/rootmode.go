@@ -29,25 +29,12 @@ func isRoot(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/" && f.
 // SetRootMode lets images be restored where the container's root directory has other permissions. All entries but that
 // directory's are the same bytes as before.
 func SetRootMode(imagesDir string, mode fs.FileMode) error {
-	f, size, err := openImage(imagesDir, FilesImage)
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // read side
-	out := newImage(magicFiles)
-	err = walkImage(f, FilesImage, size, magicFiles, func(b []byte) error {
-		var e fdinfo.FileEntry
-		if err := proto.Unmarshal(b, &e); err != nil {
-			return imageError(FilesImage, "%w", err)
+	out, err := rewritten(imagesDir, FilesImage, magicFiles, func(e *fdinfo.FileEntry) (keep, changed bool) {
+		if !isRoot(e) {
+			return true, false
 		}
-		if isRoot(&e) {
-			e.Reg.Mode = proto.Uint32(e.GetReg().GetMode()&^uint32(fs.ModePerm) | uint32(mode.Perm()))
-			if b, err = proto.Marshal(&e); err != nil {
-				return imageError(FilesImage, "%w", err)
-			}
-		}
-		out = appendEntry(out, b)
-		return nil
+		e.Reg.Mode = proto.Uint32(e.GetReg().GetMode()&^uint32(fs.ModePerm) | uint32(mode.Perm()))
+		return true, true
 	})
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@ package criu
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -269,44 +268,4 @@ func (c *confiner) add(a addition) uint32 {
 	c.filters = append(c.filters, f)
 	c.added[a] = n
 	return n
-}
-
-// replaceImage writes an image of one entry in the place of the one that is there.
-func replaceImage(dir, name string, magic uint32, entry proto.Message) error {
-	b, err := proto.Marshal(entry)
-	if err != nil {
-		return imageError(name, "%w", err)
-	}
-	return writeImage(dir, name, appendEntry(newImage(magic), b))
-}
-
-// newImage begins an image of a kind; appendEntry adds to it.
-func newImage(magic uint32) []byte {
-	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, magicCommon), magic)
-}
-
-// appendEntry adds a message to an image.
-func appendEntry(image, message []byte) []byte {
-	image = binary.LittleEndian.AppendUint32(image, uint32(len(message))) //nolint:gosec // of an image within its limits
-	return append(image, message...)
-}
-
-// writeImage writes an image in the place of the one that is there.
-func writeImage(dir, name string, image []byte) (err error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close() //nolint:errcheck // nothing was written to it
-	// In its place it would change hard links of the image as well.
-	if err := root.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	_, err = f.Write(image)
-	return err
 }
