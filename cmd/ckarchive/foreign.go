@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -84,18 +83,23 @@ func recognise(ctx context.Context, src location) (location, error) {
 
 // openStream reads standard input. A checkpoint of another engine is not in the archive's
 // order: it is kept to be read again.
-func (a *app) openStream(ctx context.Context, opts foreign.Options) (archive.Source, error) {
+func (a *app) openStream(ctx context.Context, opts foreign.Options) (_ archive.Source, err error) {
 	if isTerminal(a.stdin) {
 		return nil, &usageError{errors.New("no archive is read from a terminal"), "pipe it to standard input, or name a file"}
 	}
 	replay := archive.NewReplay(a.stdin, "")
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, replay.Close())
+		}
+	}()
 	stream, err := archive.NewReader(replay, archive.ReaderOptions{Decrypt: a.decrypt})
 	if err != nil {
-		return nil, errors.Join(err, replay.Close())
+		return nil, err
 	}
 	head, rest, err := archive.Peek(ctx, stream)
 	if err != nil {
-		return nil, errors.Join(err, stream.Close(), replay.Close())
+		return nil, errors.Join(err, stream.Close())
 	}
 	if _, own := head[archive.MetadataFile]; own {
 		if err := replay.Close(); err != nil {
@@ -104,17 +108,17 @@ func (a *app) openStream(ctx context.Context, opts foreign.Options) (archive.Sou
 		return rest, nil
 	}
 	if err := rest.Close(); err != nil {
-		return nil, errors.Join(err, replay.Close())
+		return nil, err
 	}
 	path, err := replay.Rest(ctx)
 	if err != nil {
-		return nil, errors.Join(err, replay.Close())
+		return nil, err
 	}
 	in, err := foreign.Open(ctx, func(context.Context) (archive.Source, error) {
 		return archive.OpenFile(path, archive.ReaderOptions{Decrypt: a.decrypt})
 	}, opts)
 	if err != nil {
-		return nil, errors.Join(err, replay.Close())
+		return nil, err
 	}
 	return &ownedSource{Source: in, owner: replay}, nil
 }
@@ -129,17 +133,4 @@ func unpackTo(ctx context.Context, dir string, src archive.Source) (err error) {
 		return err
 	}
 	return out.Commit(ctx)
-}
-
-// removed is a directory that Close removes; an empty one is none.
-type removed string
-
-var _ io.Closer = removed("")
-
-// Close implements [io.Closer].
-func (d removed) Close() error {
-	if d == "" {
-		return nil
-	}
-	return archive.RemoveTree(string(d))
 }
