@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -217,30 +216,20 @@ func (s *sourceCheck) images(ctx context.Context, files map[string][]byte) (err 
 		s.refused("criu", err)
 		return nil
 	}
-	dir, remove, err := archive.Scratch("")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, remove()) }()
-	for name, content := range files {
-		if image, ok := strings.CutPrefix(name, archive.CheckpointDir+"/"); ok {
-			if err := os.WriteFile(filepath.Join(dir, filepath.Base(image)), content, 0o600); err != nil {
-				return err
-			}
+	return withImages(files, func(dir string) error {
+		found, err := s.fit(ctx, dir, "")
+		if errors.Is(err, archive.ErrRejected) || ctx.Err() != nil {
+			return err
 		}
-	}
-	found, err := s.fit(ctx, dir, "")
-	if errors.Is(err, archive.ErrRejected) || ctx.Err() != nil {
-		return err
-	}
-	if err != nil {
-		s.refused("criu", err)
-		return nil
-	}
-	for _, f := range found {
-		s.add(reasonOf(f))
-	}
-	return s.network(ctx, dir)
+		if err != nil {
+			s.refused("criu", err)
+			return nil
+		}
+		for _, f := range found {
+			s.add(reasonOf(f))
+		}
+		return s.network(ctx, dir)
+	})
 }
 
 // reasonOf makes a reason of what package criu found.
