@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -161,12 +162,7 @@ func typedFlag(words []string, flag string) (value string) {
 
 // storedNames are those of the local store.
 func (a *app) storedNames(ctx context.Context, words []string) []string {
-	for _, root := range []string{typedFlag(words, "--root"), a.getenv("CKARCHIVE_ROOT"), defaultRoot(a.getenv)} {
-		if root != "" {
-			a.cli.Root = kong.ExpandPath(root)
-			break
-		}
-	}
+	a.cli.Root = kong.ExpandPath(cmp.Or(typedFlag(words, "--root"), a.getenv("CKARCHIVE_ROOT"), defaultRoot(a.getenv)))
 	store, err := a.openStore(ctx, false)
 	if err != nil {
 		return nil
@@ -205,13 +201,7 @@ func archives(last string) []string {
 // containerNames are what the engines call the containers of this host, and the IDs of those without a name or whose
 // ID is being typed.
 func (a *app) containerNames(words []string, last string) []string {
-	a.cli.RunDir = defaultRunDir
-	for _, dir := range []string{typedFlag(words, "--run-dir"), a.getenv("CKARCHIVE_RUN")} {
-		if dir != "" {
-			a.cli.RunDir = kong.ExpandPath(dir)
-			break
-		}
-	}
+	a.cli.RunDir = kong.ExpandPath(cmp.Or(typedFlag(words, "--run-dir"), a.getenv("CKARCHIVE_RUN"), defaultRunDir))
 	flags := runtimeFlags{Runtime: typedFlag(words, "--runtime"), RuntimeRoot: typedFlag(words, "--runtime-root")}
 	var names []string
 	for _, c := range runtime.Sighted(flags.find(a)) {
