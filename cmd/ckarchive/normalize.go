@@ -147,13 +147,18 @@ func forContainerd(to *foreign.ConvertOptions) bool {
 
 // wantShm tells of the content of a /dev/shm that the target does not bind into the container.
 func wantShm(e archive.Entry, to *foreign.ConvertOptions, spec *specs.Spec) bool {
-	return e.Name == archive.DevShmTar && to.Target == foreign.ForClient && boundShm(spec) != ""
+	return e.Name == archive.DevShmTar && lacksShm(to, spec)
+}
+
+// lacksShm tells whether the target has nothing to bind to a /dev/shm that an engine had bound into the container.
+func lacksShm(to *foreign.ConvertOptions, spec *specs.Spec) bool {
+	return to.Target == foreign.ForClient && boundShm(spec) != ""
 }
 
 // adaptShm makes of the /dev/shm that an engine had bound into the container one that CRIU makes: containerd's client has none
 // to put there. It gives the image that has to hold its content, if there is to be one.
 func adaptShm(dir string, to *foreign.ConvertOptions, spec *specs.Spec) (string, error) {
-	if to.Target != foreign.ForClient || boundShm(spec) == "" {
+	if !lacksShm(to, spec) {
 		return "", nil
 	}
 	content, err := criu.OwnTmpfs(dir, devShm)
