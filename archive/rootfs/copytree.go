@@ -170,15 +170,14 @@ func (c *copier) copyFile(ctx context.Context, dir int, base string, n *node) (e
 }
 
 // Reflinks tells whether copies on the file system of the directory dir share their content, as [CopyTree] lets them.
-// Nothing is made there that has a name.
+// Nothing is left there.
 func Reflinks(dir string) bool {
-	nameless := func() (*os.File, error) { return os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600) }
-	from, err := nameless()
+	from, err := archive.CreateUnnamed(dir)
 	if err != nil {
 		return false
 	}
 	defer from.Close() //nolint:errcheck // it is gone with it
-	to, err := nameless()
+	to, err := archive.CreateUnnamed(dir)
 	if err != nil {
 		return false
 	}
